@@ -1,0 +1,39 @@
+# The two commands of the README are `make demo` and `make test`; both build .venv from pyproject.toml.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+ZOO ?=
+DEMO := build/demo
+
+.PHONY: demo test check bench zoo wheel clean
+demo: $(READY)
+	rm -rf $(DEMO) && mkdir -p $(DEMO)
+	cd $(DEMO) && $(abspath $(BIN))/quant convert --mode int8-only
+
+test: check
+	$(BIN)/python -m pytest --cov=quantcli --cov-report=term:skip-covered --cov-fail-under=90
+
+check: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(READY)
+	$(BIN)/python benchmarks/bench.py $(if $(ZOO),--zoo $(ZOO))
+
+zoo: $(READY)
+	@test -n "$(ZOO)" || { echo "usage: make zoo ZOO=DIR  (a folder of model folders, each with model.onnx and dataset.yaml)"; exit 2; }
+	$(BIN)/python benchmarks/zoo.py $(ZOO)
+
+wheel: $(READY)
+	$(BIN)/python -m pip wheel -q --no-deps -w dist .
+
+clean:
+	rm -rf $(VENV) build dist .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[test]'
+	touch $@

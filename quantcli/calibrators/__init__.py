@@ -1,0 +1,1 @@
+"""How ranges are observed and chosen, one file per method."""

@@ -1,0 +1,42 @@
+"""The command line: names the commands and where they live. Imports click and nothing heavier, so that help is quick.
+
+A command is a module with a ``command`` and one line here.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Final
+
+import click
+
+from quantcli import __version__
+from quantcli.cli import boundary
+from quantcli.cli.lazy import LazyGroup
+
+COMMANDS: Final = {
+    "convert": ("quantcli.cli.convert", "Convert a float ONNX model into a verified integer one."),
+    "modes": ("quantcli.cli.modes", "List the modes, or show the recipe of one."),
+}
+HELP: Final = """Convert float ONNX models into integer ones that are verified before they are written.
+
+\b
+quant convert --mode int8-only                            the bundled sample
+quant convert MODEL --representative-dataset SPEC.yaml    your model
+"""
+
+quant: Final = LazyGroup(
+    "quant",
+    modules=COMMANDS,
+    text=HELP,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+click.version_option(__version__, prog_name="quant", message="%(prog)s %(version)s")(quant)
+
+
+def main() -> None:
+    """Run the command line and leave with its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # names in models may hold what the locale cannot say
+    sys.exit(boundary.run(quant, sys.argv[1:]))

@@ -1,0 +1,22 @@
+"""The representative dataset: what is fed to the model during calibration, one sample at a time.
+
+Knows numpy, images and YAML; must not know onnx or onnxruntime.
+"""
+
+from __future__ import annotations
+
+from quantcli.data.dataset import RepresentativeDataset
+from quantcli.data.inputs import Feed, InputSpec
+from quantcli.data.memory import from_arrays, from_callable
+from quantcli.data.opening import open_dataset
+from quantcli.data.synthetic import random_dataset
+
+__all__ = [
+    "Feed",
+    "InputSpec",
+    "RepresentativeDataset",
+    "from_arrays",
+    "from_callable",
+    "open_dataset",
+    "random_dataset",
+]

@@ -1,0 +1,87 @@
+"""From a path to a dataset: a YAML spec, an npz file with all samples, or a folder of feed files."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from quantcli.data import npz
+from quantcli.data.columns import Column, npz_column, side_by_side
+from quantcli.data.dataset import RepresentativeDataset, Selection, Source, require_positive
+from quantcli.data.feeds import FeedFiles
+from quantcli.data.files import matching
+from quantcli.data.inputs import InputSpec, require_names, require_numbers
+from quantcli.data.spec import Feeds, ImagesInput, Inputs, NpzInput, as_stored, read_spec
+from quantcli.errors import DatasetError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+
+def open_dataset(path: Path, inputs: Sequence[InputSpec], *, samples: int | None = None) -> RepresentativeDataset:
+    """Open the dataset at a path; data is read when it is iterated or checked.
+
+    Args:
+        path: A YAML spec, an .npz file with one array per input and samples along axis 0, or a folder
+            with one .npz feed file per sample.
+        inputs: The graph inputs.
+        samples: At most this many, instead of what the spec says.
+
+    Raises:
+        DatasetError: The path or the spec is wrong, or does not fit the inputs.
+    """
+    require_numbers(inputs)
+    if path.is_dir():
+        source, selection = _folder(path, inputs), Selection()
+    elif path.suffix.lower() == ".npz":
+        source, selection = _npz_file(path, inputs), Selection()
+    else:
+        source, selection = _spec(path, inputs)
+    if samples is not None:
+        selection = replace(selection, samples=require_positive(samples, "samples"))
+    return RepresentativeDataset(path.name or str(path), source, selection)
+
+
+def _folder(path: Path, inputs: Sequence[InputSpec]) -> Source:
+    return FeedFiles(matching("*.npz", path, str(path)), tuple(inputs))
+
+
+def _npz_file(path: Path, inputs: Sequence[InputSpec]) -> Source:
+    with npz.opened(path) as archive:
+        names = archive.names()
+    advice = " A YAML spec with `npz:` and `array:` picks arrays out of a file."
+    require_names(dict.fromkeys(names, str(path)), inputs, str(path), advice=advice)
+    return side_by_side([npz_column(spec, path, as_stored(str(path))) for spec in inputs], str(path))
+
+
+def _spec(path: Path, inputs: Sequence[InputSpec]) -> tuple[Source, Selection]:
+    spec = read_spec(path)
+    selection = Selection(spec.samples, spec.seed)
+    if isinstance(spec.content, Feeds):
+        paths = matching(spec.content.pattern, path.parent, spec.content.where)
+        return FeedFiles(paths, tuple(inputs)), selection
+    return _inputs(spec.content, path.parent, inputs), selection
+
+
+def _inputs(content: Inputs, folder: Path, inputs: Iterable[InputSpec]) -> Source:
+    specs = tuple(inputs)
+    require_names({name: source.where for name, source in content.sources.items()}, specs, content.where)
+    return side_by_side([_column(spec, content.sources[spec.name], folder) for spec in specs], content.where)
+
+
+def _column(spec: InputSpec, source: ImagesInput | NpzInput, folder: Path) -> Column:
+    if isinstance(source, NpzInput):
+        _require_dtype(source, spec)
+        return npz_column(spec, folder / source.file, source)
+    from quantcli.data.images import ImageColumn  # noqa: PLC0415 - Pillow is loaded only when there are images
+
+    return ImageColumn(spec, matching(source.pattern, folder, source.where), source)
+
+
+def _require_dtype(source: NpzInput, spec: InputSpec) -> None:
+    if source.dtype not in {None, spec.dtype.name}:
+        raise DatasetError(
+            f"{source.where}: dtype {source.dtype!r}, expected {spec.dtype.name!r}, what input {spec.name!r} takes",
+            hint=f"Write `dtype: {spec.dtype.name}`, or remove it.",
+        )

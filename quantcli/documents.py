@@ -1,0 +1,147 @@
+"""The documents that a conversion leaves: encodings, report, the model's metadata. Values in, JSON-able values out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import onnx_ir as ir
+
+import quantcli
+from quantcli import encodings as schema
+from quantcli import files, runtime
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from quantcli.encodings import Json
+    from quantcli.quant import QuantParams
+    from quantcli.state import State
+
+PREFIX: Final = "quantcli."
+
+
+def sidecars(target: Path) -> tuple[Path, Path]:
+    """Return where encodings and report stand beside a model."""
+    return target.with_suffix(".encodings.json"), target.with_suffix(".report.json")
+
+
+def text(document: Mapping[str, Json]) -> str:
+    """Return a document as JSON text; numbers that JSON cannot say become null."""
+    return json.dumps(_sayable(dict(document)), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def provenance(state: State, path: Path) -> dict[str, Json]:
+    """Return what decides the result: versions, mode, and the digests of model, data and recipe."""
+    data = state.data
+    return {
+        "version": quantcli.__version__,
+        "onnxruntime": runtime.version(),
+        "mode": state.recipe.name,
+        "format": state.recipe.format,
+        "model_sha256": files.sha256(path),
+        "data_sha256": data.digest() if data is not None else None,
+        "data": data.description if data is not None else None,
+        "random_data": bool(data.synthetic) if data is not None else False,
+        "recipe_sha256": hashlib.sha256(state.recipe.dump().encode()).hexdigest(),
+        "coverage": dict(state.report.count()),
+    }
+
+
+def stamped(state: State, facts: Mapping[str, Json]) -> ir.Model:
+    """Return the quantized model with our metadata beside the user's: version, mode, recipe and the I/O card."""
+    if state.quantized is None:
+        raise ValueError("nothing was emitted")
+    model = state.quantized.model.clone()
+    source = state.original
+    model.producer_name, model.producer_version = source.producer_name, source.producer_version
+    model.domain, model.model_version, model.doc_string = source.domain, source.model_version, source.doc_string
+    model.graph.name, model.graph.doc_string = source.graph.name, source.graph.doc_string
+    model.metadata_props.update(source.metadata_props)
+    card = {name: io_entry(params) for name, params in sorted(state.quantized.boundary.items())}
+    own = {
+        "version": str(facts["version"]),
+        "mode": state.recipe.name,
+        "recipe": state.recipe.dump(),
+        "random_data": str(facts["random_data"]).lower(),
+        "io": json.dumps(card),
+    }
+    model.metadata_props.update({PREFIX + k: v for k, v in own.items()})
+    return model
+
+
+def io_entry(params: QuantParams) -> dict[str, Json]:
+    """Return the line of the I/O card for one integer input or output."""
+    return {
+        "dtype": params.spec.dtype.name,
+        "scale": float(params.scale),
+        "zero_point": int(params.zero_point),
+    }
+
+
+def encodings(state: State, facts: Mapping[str, Json]) -> dict[str, Json]:
+    """Return the encodings document."""
+    return schema.to_json(state.quantized.params if state.quantized else {}, facts)
+
+
+def external_bytes(model: ir.Model) -> int:
+    """Return the size of the weights that lie beside the model file."""
+    return sum(
+        v.const_value.nbytes for v in model.graph.initializers.values() if isinstance(v.const_value, ir.ExternalTensor)
+    )
+
+
+def report(state: State, path: Path, sizes: tuple[int, int] | None) -> dict[str, Json]:
+    """Return the report document; timings are left out of it, because the same conversion gives the same bytes."""
+    r = state.report
+    document: dict[str, Json] = {
+        "mode": state.recipe.name,
+        "format": state.recipe.format,
+        "model": path.name,
+        "data": state.data.description if state.data else None,
+        "random_data": bool(state.data and state.data.synthetic),
+        "coverage": dict(r.count()),
+        "ledger": [
+            {"node": e.node, "op_type": e.op_type, "fate": e.fate, "kernel": e.kernel, "reason": e.reason}
+            for e in r.ledger.values()
+        ],
+        "inputs": {
+            n: {"min": s.min, "max": s.max, "mean": s.mean, "std": s.std, "values": s.count} for n, s in r.feeds.items()
+        },
+        "ranges": {n: [low, high] for n, (low, high) in sorted(r.ranges.items())},
+        "parity_db": r.parity_db,
+        "warnings": list(r.warnings),
+        "notes": list(r.notes),
+    }
+    if sizes is not None:
+        document["sizes"] = {"float_bytes": sizes[0], "quantized_bytes": sizes[1], "ratio": sizes[1] / max(sizes[0], 1)}
+    if state.quantized is not None:
+        document["io"] = {n: io_entry(p) for n, p in sorted(state.quantized.boundary.items())}
+    if r.verification is not None:
+        v = r.verification
+        document["verification"] = {
+            "samples": v.samples,
+            "outputs": {
+                n: {
+                    "sqnr_db": q.sqnr_db,
+                    "cosine": q.cosine,
+                    "max_error": q.max_error,
+                    "top1_agreement": q.top1_agreement,
+                }
+                for n, q in v.outputs.items()
+            },
+            "optimized_against_plain_rms_steps": v.optimized_rms_steps,
+            "kernels": dict(v.kernels),
+        }
+    return document
+
+
+def _sayable(value: Json) -> Json:
+    if isinstance(value, dict):
+        return {k: _sayable(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_sayable(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

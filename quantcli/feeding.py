@@ -1,0 +1,27 @@
+"""Carries samples over an integer boundary: float feeds in, float results out, whatever types the model has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from quantcli import affine
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from quantcli.quant import QuantParams
+
+    Arrays = Mapping[str, npt.NDArray[np.generic]]
+
+
+def to_integers(feed: Arrays, boundary: Mapping[str, QuantParams]) -> dict[str, npt.NDArray[np.generic]]:
+    """Quantize the float arrays of those inputs that the model takes as integers."""
+    return {n: affine.quantize(x, boundary[n]) if n in boundary and x.dtype.kind == "f" else x for n, x in feed.items()}
+
+
+def to_floats(results: Arrays, boundary: Mapping[str, QuantParams]) -> dict[str, npt.NDArray[np.generic]]:
+    """Dequantize those outputs that the model gives as integers."""
+    return {n: affine.dequantize(x, boundary[n]) if n in boundary else x for n, x in results.items()}  # type: ignore[arg-type]

@@ -1,0 +1,175 @@
+"""The file system's one door for models and results: strict reading, all-or-nothing writing."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import onnx_ir as ir
+
+from quantcli import graph
+from quantcli.errors import ModelError, OutputError
+
+_QUANTIZED_OPS: Final = frozenset(
+    {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger", "QGemm",
+     "QAttention", "MatMulNBits", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM", "FakeQuant"}
+)  # fmt: skip
+_CHUNK: Final = 1 << 20
+
+
+def load_model(path: Path) -> ir.Model:
+    """Read a float ONNX model; weights are mapped, not copied.
+
+    Raises:
+        ModelError: No such file, not ONNX, external data missing or outside its folder, already quantized.
+    """
+    if not path.is_file():
+        kind = "is a folder" if path.is_dir() else "does not exist"
+        raise ModelError(f"{path}: {kind}; expected an .onnx file")
+    try:
+        model = ir.load(path)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ModelError(
+            f"{path}: not a readable ONNX model ({reason})", hint="check the file with onnx.checker, or export it again"
+        ) from error
+    if not len(model.graph) and not model.graph.outputs:
+        raise ModelError(f"{path}: not an ONNX model: it has no graph", hint="expected the file that an exporter wrote")
+    _check_external_data(model, path)
+    try:
+        model.graph.sort()
+    except Exception as error:
+        raise ModelError(f"{path}: its nodes form a cycle") from error
+    graph.name_everything(model)
+    check_float(model, str(path))
+    return model
+
+
+def check_float(model: ir.Model, where: str) -> None:
+    """Raise for a model that is quantized already: quantizing twice gives wrong numbers."""
+    for g in graph.all_graphs(model):
+        for node in g:
+            if node.op_type in _QUANTIZED_OPS or node.op_type.startswith("QLinear"):
+                raise ModelError(
+                    f"{where}: already quantized: node {graph.node_name(node)!r} is a {node.op_type}",
+                    hint="give the float model that it was made from",
+                )
+
+
+def sha256(path: Path) -> str:
+    """Return the hex digest of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def check_output(path: Path, inputs: tuple[Path, ...]) -> None:
+    """Raise before any work where the output cannot be written.
+
+    Raises:
+        OutputError: The folder is missing or read-only, the output is a folder, or is one of the inputs.
+    """
+    folder = path.parent
+    if not folder.is_dir():
+        raise OutputError(f"{path}: the folder {folder} does not exist", hint=f"mkdir -p {folder}")
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder; expected the name of a file", hint=f"-o {path}/model.onnx")
+    for source in inputs:
+        if path.exists() and source.exists() and path.samefile(source):
+            raise OutputError(f"{path}: the output is the input itself", hint="give another name with -o")
+    if not os.access(folder, os.W_OK):
+        raise OutputError(f"{path}: the folder {folder} is not writable", hint="give another place with -o")
+
+
+def model_bytes(model: ir.Model) -> bytes:
+    """Serialize a model; the same model gives the same bytes."""
+    return bytes(ir.to_proto(model).SerializeToString(deterministic=True))
+
+
+def write_all(contents: Mapping[Path, bytes]) -> None:
+    """Write all files or none: each beside its place under a temporary name, then all renamed.
+
+    Raises:
+        OutputError: The disk is full, or the folder went away; nothing is left behind.
+    """
+    written: dict[Path, Path] = {}
+    placed: list[Path] = []
+    try:
+        for path, data in contents.items():
+            written[path] = _temporary(path, data)
+        for path, temporary in written.items():
+            placed.append(path)
+            temporary.replace(path)
+    except BaseException as error:
+        for path in placed:
+            path.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            first = next(iter(contents), Path())
+            raise OutputError(f"cannot write {first}: {error.strerror}", hint="nothing was written") from error
+        raise
+    finally:
+        for temporary in written.values():
+            temporary.unlink(missing_ok=True)
+
+
+def save_temporary(model: ir.Model, path: Path) -> None:
+    """Write an intermediate model for inspection."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(model_bytes(model))
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _temporary(path: Path, data: bytes) -> Path:
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
+        temporary.chmod(0o666 & ~_umask())
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return temporary
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _check_external_data(model: ir.Model, path: Path) -> None:
+    folder = path.parent.resolve()
+    for g in graph.all_graphs(model):
+        for name, value in g.initializers.items():
+            tensor = value.const_value
+            if isinstance(tensor, ir.ExternalTensor):
+                _check_external(tensor, name, path, folder)
+
+
+def _check_external(tensor: ir.ExternalTensor, name: str, path: Path, folder: Path) -> None:
+    place = (folder / str(tensor.location)).resolve()
+    if not place.is_relative_to(folder):
+        raise ModelError(
+            f"{path}: external data of {name!r} lies outside the model's folder: {tensor.location}",
+            hint="put the data file beside the model and export it again",
+        )
+    if not place.is_file():
+        raise ModelError(
+            f"{path}: external data file {str(tensor.location)!r} of {name!r} is missing",
+            hint="put it beside the model",
+        )
+    needed = (tensor.offset or 0) + tensor.nbytes
+    if place.stat().st_size < needed:
+        raise ModelError(
+            f"{path}: external data file {str(tensor.location)!r} ends before {name!r}: "
+            f"{place.stat().st_size} bytes, expected at least {needed}"
+        )

@@ -1,0 +1,112 @@
+"""Which tensors share one scale and zero point, and which have theirs fixed beforehand."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from quantcli import graph
+from quantcli.applicability import Infos, reason_against
+from quantcli.kernels import KERNELS
+from quantcli.oprules import OP_RULES, Role
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from quantcli.plan import Unit
+    from quantcli.quant import QuantSpec
+
+Fixed = tuple[float, int]
+
+
+def group_tensors(
+    nodes: Sequence[ir.Node],
+    infos: Infos,
+    units: Sequence[Unit],
+    tensors: Mapping[str, QuantSpec],
+    skipped: Container[str],
+) -> tuple[tuple[frozenset[str], ...], dict[str, Fixed]]:
+    """Return the groups of tensors on one grid, and the tensors whose grid is known.
+
+    Data movement keeps the grid of its input. Operands of a Concat, Max or Min take that of the result where nobody
+    else reads them. A result with a fixed range (Softmax, Sigmoid, Tanh ...) brings its own grid into its group.
+    """
+    joined = _Union(tensors, _fixed_results(nodes, units, tensors))
+    by_node = {u.node: u for u in units}
+    for node in nodes:
+        rule = OP_RULES.get(node.op_type) if graph.is_onnx(node) else None
+        if rule is None:
+            continue
+        unit = by_node.get(graph.node_name(node))
+        outputs = [graph.name_of(o) for o in node.outputs if o.name]
+        if rule.role is Role.SAME and (unit is not None or _lossless(node, rule, infos)):
+            for output in outputs:
+                joined.union(graph.name_of(node.inputs[0]) if node.inputs[0] else "", output)
+        elif rule.role is Role.JOIN and unit is not None:
+            for index, name in unit.inputs:
+                if _alone(node.inputs[index]):
+                    joined.union(name, unit.output)
+    return joined.groups(), joined.fixed_of_all()
+
+
+def _lossless(node: ir.Node, rule: object, infos: Infos) -> bool:
+    """Data movement that runs in float still is exact on one grid, unless onnxruntime would fuse it into a slow kernel."""
+    if KERNELS[node.op_type].qdq.near_linear_only:
+        return False
+    return reason_against(node, OP_RULES[node.op_type], infos) is None
+
+
+def _alone(value: ir.Value | None) -> bool:
+    """Tell whether nobody but one reader sees the tensor, so that its grid may be chosen for that reader."""
+    if value is None:
+        return False
+    return graph.is_constant(value) or (graph.only_consumer(value) is not None and not value.is_graph_input())
+
+
+def _fixed_results(
+    nodes: Sequence[ir.Node], units: Sequence[Unit], tensors: Mapping[str, QuantSpec]
+) -> dict[str, Fixed]:
+    found: dict[str, Fixed] = {}
+    inner = {m for u in units for m in u.members[:-1]}
+    for node in nodes:
+        rule = OP_RULES.get(node.op_type) if graph.is_onnx(node) else None
+        if rule is None or rule.fixed is None or graph.node_name(node) in inner:
+            continue
+        name = graph.name_of(node.outputs[0])
+        if name in tensors and not tensors[name].symmetric and tensors[name].dtype.name == "uint8":
+            found[name] = rule.fixed
+    return found
+
+
+class _Union:
+    """Disjoint sets of tensor names, each with at most one fixed grid."""
+
+    def __init__(self, tensors: Mapping[str, QuantSpec], fixed: Mapping[str, Fixed]) -> None:
+        self._parent = {name: name for name in tensors}
+        self._fixed = dict(fixed)
+
+    def union(self, a: str, b: str) -> None:
+        if a not in self._parent or b not in self._parent:
+            return
+        root_a, root_b = self._find(a), self._find(b)
+        grids = {self._fixed[r] for r in (root_a, root_b) if r in self._fixed}
+        if root_a == root_b or len(grids) > 1:
+            return
+        self._parent[root_b] = root_a
+        if grids:
+            self._fixed[root_a] = grids.pop()
+
+    def groups(self) -> tuple[frozenset[str], ...]:
+        sets: dict[str, set[str]] = {}
+        for name in self._parent:
+            sets.setdefault(self._find(name), set()).add(name)
+        return tuple(frozenset(s) for s in sets.values() if len(s) > 1)
+
+    def fixed_of_all(self) -> dict[str, Fixed]:
+        return {n: self._fixed[self._find(n)] for n in self._parent if self._find(n) in self._fixed}
+
+    def _find(self, name: str) -> str:
+        while self._parent[name] != name:
+            self._parent[name] = self._parent[self._parent[name]]
+            name = self._parent[name]
+        return name

@@ -1,0 +1,128 @@
+"""THE kernel table: what onnxruntime's CPU provider runs in integers, and where integers would be slower than float.
+
+Measured with onnxruntime 1.31 on x86 (AVX512-VNNI), uint8 activations and int8 weights. One row per operator, one cell
+per output format. A cell says INTEGER, or FLOAT with the reason that the coverage ledger shows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+FORMATS: Final = ("qdq", "integer")
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """What becomes of an operator in one format: computed in integers, or in float with a reason."""
+
+    integer: bool
+    reason: str = ""
+    near_linear_only: bool = False  # pays only next to a convolution, inside onnxruntime's channels-last region
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """One row: the QDQ form that onnxruntime fuses, and the integer operators that can be written directly."""
+
+    qdq: Cell
+    integer: Cell
+    lowering: str = "move"  # which function of ``lowering`` writes the integer form
+
+    def cell(self, output_format: str) -> Cell:
+        """Return the cell of ``qdq`` or ``integer``."""
+        return self.integer if output_format == "integer" else self.qdq
+
+
+_YES: Final = Cell(integer=True)
+
+
+_BY_LINEAR: Final = Cell(
+    integer=True,
+    reason="the uint8 kernel is 10 times slower than float outside a channels-last region",
+    near_linear_only=True,
+)
+
+
+def _float(reason: str) -> Cell:
+    return Cell(integer=False, reason=reason)
+
+
+_UNFUSED: Final = _float("onnxruntime fuses no integer kernel for it between Q and DQ")
+_NO_FORM: Final = _float("has no integer form on onnxruntime's CPU provider")
+_NEITHER: Final = Kernel(qdq=_UNFUSED, integer=_NO_FORM)
+_TABLE: Final = Kernel(
+    qdq=_float("pointwise function: float between DQ and Q is as fast as a table"), integer=_YES, lowering="table"
+)
+
+
+def _both(lowering: str) -> Kernel:
+    return Kernel(qdq=_YES, integer=_YES, lowering=lowering)
+
+
+def _integer_only(lowering: str) -> Kernel:
+    return Kernel(qdq=_UNFUSED, integer=_YES, lowering=lowering)
+
+
+_BOTH: Final = Kernel(qdq=_YES, integer=_YES)
+_INTEGER_ONLY: Final = Kernel(qdq=_UNFUSED, integer=_YES)
+
+KERNELS: Final[dict[str, Kernel]] = {
+    "Conv": _both("conv"),
+    "Gemm": _both("gemm"),
+    "MatMul": _both("matmul"),
+    "ConvTranspose": _NEITHER,
+    "Add": _both("add"),
+    "Mul": _both("mul"),
+    "Sub": _integer_only("sub"),
+    "Div": _NEITHER,
+    "Pow": _NEITHER,
+    "PRelu": _NEITHER,
+    "Where": _both("where"),
+    "Concat": _both("concat"),
+    "Max": _integer_only("extremum"),
+    "Min": _integer_only("extremum"),
+    "Reshape": _BOTH,
+    "Flatten": _BOTH,
+    "Squeeze": _BOTH,
+    "Unsqueeze": _BOTH,
+    "Transpose": _BOTH,
+    "Slice": _BOTH,
+    "Split": _BOTH,
+    "Tile": _BOTH,
+    "Expand": _BOTH,
+    "Gather": _BOTH,
+    "GatherElements": _BOTH,
+    "GatherND": _INTEGER_ONLY,
+    "Identity": _BOTH,
+    "DepthToSpace": _BOTH,
+    "SpaceToDepth": _INTEGER_ONLY,
+    "ReverseSequence": _NEITHER,
+    "Trilu": _NEITHER,
+    "TopK": _NEITHER,
+    "Pad": _integer_only("pad"),
+    "MaxPool": Kernel(qdq=_BY_LINEAR, integer=_YES),
+    "GlobalMaxPool": _integer_only("global_max_pool"),
+    "ReduceMax": _BOTH,
+    "ReduceMin": _BOTH,
+    "Resize": _BOTH,
+    "AveragePool": _both(
+        "average_pool"
+    ),  # 3-5 times slower than float, but onnxruntime fuses every one between DQ and Q
+    "GlobalAveragePool": _both("global_average_pool"),
+    "ReduceMean": _integer_only("reduce_mean"),
+    "ReduceSum": _NEITHER,
+    "Softmax": Kernel(qdq=_float("QLinearSoftmax is 4-7 times slower than float"), integer=_YES, lowering="softmax"),
+    "LogSoftmax": _NEITHER,
+    "LpNormalization": _NEITHER,
+    "Shape": _both("read"),
+    "Size": _both("read"),
+    "ArgMax": _both("read"),
+    "ArgMin": _both("read"),
+}
+
+POINTWISE: Final = _TABLE
+"""The row of every pointwise operator, and of a whole region of them."""
+
+NO_KERNEL: Final = Kernel(qdq=_NO_FORM, integer=_NO_FORM)
+"""The row of everything else."""

@@ -1,0 +1,86 @@
+"""Integer inputs and outputs: uint8 directly, int8 through a cast and an addition of 128 that keep every bit.
+
+The encodings of an int8 boundary are those of the uint8 tensor with the zero point moved by 128.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_ir as ir
+
+from quantcli import affine, dtypes, graph
+from quantcli.writer import stem
+
+if TYPE_CHECKING:
+    from quantcli.quant import QuantParams
+    from quantcli.writer import Writer
+
+_TYPES = {"int8": ir.DataType.INT8, "uint8": ir.DataType.UINT8}
+
+
+def integer_inputs(writer: Writer, tensors: list[str], dtype: str) -> dict[str, QuantParams]:
+    """Let the named float inputs be fed as integers; return the parameters to feed them with."""
+    found: dict[str, QuantParams] = {}
+    for tensor in tensors:
+        value = writer.values[tensor]
+        params = writer.params_of(tensor)
+        integers = writer.quantized(tensor)  # QuantizeLinear(value): its readers now read the boundary
+        if any(reader is not integers.producer() for reader, _ in graph.consumers(value)):
+            real = writer.dequantize(integers, tensor)
+            for reader, index in graph.consumers(value):
+                if reader is not integers.producer():
+                    reader.replace_input_with(index, real)
+        quantize = integers.producer()
+        value.type = ir.TensorType(_TYPES[dtype])
+        fed = _to_uint8(writer, value, tensor) if dtype == "int8" else value
+        ir.convenience.replace_all_uses_with(integers, fed, replace_graph_outputs=True)
+        if quantize is not None:
+            writer.graph.remove(quantize, safe=True)
+        writer.integers[tensor] = fed
+        found[tensor] = _boundary_params(params, dtype)
+    return found
+
+
+def integer_outputs(writer: Writer, tensors: list[str], dtype: str) -> dict[str, QuantParams]:
+    """Let the named outputs leave as integers; return the parameters to read them with."""
+    found: dict[str, QuantParams] = {}
+    for index, value in enumerate(list(writer.graph.outputs)):
+        tensor = graph.name_of(value)
+        if tensor not in tensors:
+            continue
+        params = writer.params_of(tensor)
+        integers = writer.quantized(tensor)
+        result = _to_int8(writer, integers, tensor) if dtype == "int8" else _alone(writer, integers, tensor)
+        value.name, result.name = writer.names.new(f"{stem(tensor)}_float"), tensor
+        result.type, result.shape = ir.TensorType(_TYPES[dtype]), value.shape
+        result.doc_string = value.doc_string
+        result.metadata_props.update(value.metadata_props)
+        writer.graph.outputs[index] = result
+        found[tensor] = _boundary_params(params, dtype)
+    return found
+
+
+def _boundary_params(params: QuantParams, dtype: str) -> QuantParams:
+    return affine.shifted_to(params, replace(params.spec, dtype=dtypes.BY_NAME[dtype]))
+
+
+def _to_uint8(writer: Writer, value: ir.Value, tensor: str) -> ir.Value:
+    half = writer.constant("half_range", np.asarray(128, np.uint8))
+    wrapped = writer.emit("Cast", [value], {"to": int(ir.DataType.UINT8)}, name=f"{stem(tensor)}_wrapped")
+    return writer.emit("Add", [wrapped, half], name=f"{stem(tensor)}_to_uint8", output_name=f"{stem(tensor)}_uint8")
+
+
+def _to_int8(writer: Writer, value: ir.Value, tensor: str) -> ir.Value:
+    half = writer.constant("half_range", np.asarray(128, np.uint8))
+    shifted = writer.emit("Add", [value, half], name=f"{stem(tensor)}_shifted")
+    return writer.emit("Cast", [shifted], {"to": int(ir.DataType.INT8)}, name=f"{stem(tensor)}_to_int8")
+
+
+def _alone(writer: Writer, value: ir.Value, tensor: str) -> ir.Value:
+    """Return the value if an operator made it for this output alone, otherwise an Identity of it."""
+    if value.producer() is not None and not value.is_graph_output():
+        return value
+    return writer.emit("Identity", [value], name=f"{stem(tensor)}_output")

@@ -1,0 +1,53 @@
+"""The modes that ship with the tool: recipes in ``configs``, found beside the package or inside the wheel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from quantcli import recipe
+from quantcli.errors import RecipeError, UsageError, did_you_mean
+
+
+def names() -> list[str]:
+    """Return the names of the modes."""
+    return sorted(p.stem for p in _folder("configs").glob("*.yaml"))
+
+
+def mappings() -> dict[str, Mapping[str, object]]:
+    """Return the unresolved mapping of every mode."""
+    return {p.stem: recipe.load_mapping(p.read_text("utf-8"), where=p.name) for p in _folder("configs").glob("*.yaml")}
+
+
+def resolve(mode: str, file: Path | None = None, settings: tuple[str, ...] = ()) -> recipe.Recipe:
+    """Return the recipe of a mode, or of a recipe file, with ``--set`` settings applied.
+
+    Raises:
+        UsageError: No such mode, or a setting names nothing.
+        RecipeError: The file is wrong.
+    """
+    known = mappings()
+    if file is not None:
+        try:
+            text = file.read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise RecipeError(f"{file}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+        chosen, where = recipe.parse(text, where=str(file), base=known), str(file)
+    elif mode in known:
+        chosen, where = recipe.from_mapping(known[mode], where=f"{mode}.yaml", base=known), f"{mode}.yaml"
+    else:
+        near = did_you_mean(mode, known) or f"; modes: {', '.join(sorted(known))}"
+        raise UsageError(f"unknown mode {mode!r}{near}", hint="quant modes lists them")
+    if not settings:
+        return chosen
+    return recipe.from_mapping(recipe.with_overrides(recipe.to_mapping(chosen), settings), where=f"{where} with --set")
+
+
+def sample_folder() -> Path:
+    """Return the folder of the bundled sample: a digits classifier, its calibration samples and dataset spec."""
+    return _folder("calibration_samples")
+
+
+def _folder(name: str) -> Path:
+    here = Path(__file__).resolve().parent
+    return next((f for f in (here / name, here.parent / name) if f.is_dir()), here / name)

@@ -1,0 +1,162 @@
+"""Turns what calibration saw into scales and zero points: of tensors, of groups that share one, of weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar, Final
+
+import numpy as np
+
+from quantcli import affine, graph, planner, runtime
+from quantcli.calibrators.minmax import MinMax
+from quantcli.encodings import Encodings
+from quantcli.ledger import ledger_of, refuse_floats
+from quantcli.quant import NOTHING_SEEN, PerAxis, QuantParams, TensorStats
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    import onnx_ir as ir
+
+    from quantcli.plan import Plan, Unit
+    from quantcli.state import Calibrator, State, Tick
+
+_UNSEEN: Final = "never calibrated: tensor {!r} took no finite value on the representative dataset"
+MIXED_RANGES: Final = 10.0  # a join whose operands differ by more loses the small one's resolution
+
+
+@dataclass(frozen=True, slots=True)
+class Assign:
+    """Chooses every parameter; operators whose tensors were never seen go back to float, with that reason."""
+
+    calibrator: Calibrator = MinMax()
+    needs: ClassVar[frozenset[str]] = frozenset({"plan", "stats"})
+    gives: ClassVar[frozenset[str]] = frozenset({"encodings"})
+
+    def __call__(self, state: State, tick: Tick) -> State:
+        """Assign encodings to every edge of the plan."""
+        del tick
+        state = _without_unseen(state)
+        values = graph.named_values(state.model.graph)
+        stats = {n: _stats(n, values, state) for n in state.plan.activations}
+        ranges = {n: self.calibrator.range(stats[n], spec) for n, spec in state.plan.activations.items()}
+        tensors = _activation_params(state.plan, ranges)
+        weights, warnings = _weight_params(state.plan, values, tensors)
+        report = replace(state.report, ranges=ranges)
+        mixed = tuple(_mixed(state, ranges))
+        return replace(state, encodings=Encodings(tensors, weights), report=report).noted(warnings=(*warnings, *mixed))
+
+
+def _without_unseen(state: State) -> State:
+    """Replan without the operators that read or make a tensor for which there is no range."""
+    values = graph.named_values(state.model.graph)
+    kept: dict[str, str] = {n: r for n, r in state.plan.skipped.items() if n in _names(state)}
+    while True:
+        fresh = {}
+        for unit in state.plan.units:
+            for tensor in (*(t for _, t in unit.inputs), *(unit.outputs or (unit.output,))):
+                if tensor in state.plan.activations and not _stats(tensor, values, state).count:
+                    fresh[unit.node] = _UNSEEN.format(tensor)
+        if not fresh:
+            return state
+        kept |= fresh
+        plan = planner.make_plan(state.model, runtime.describe(state.model), state.recipe, kept)
+        state = replace(state, plan=plan).entered(ledger_of(state.model, plan)).noted(warnings=tuple(fresh.values()))
+        refuse_floats(state)
+
+
+def _names(state: State) -> set[str]:
+    return {graph.node_name(n) for n in state.model.graph}
+
+
+def _stats(name: str, values: Mapping[str, ir.Value], state: State) -> TensorStats:
+    array = graph.constant(values[name]) if graph.is_constant(values[name]) else None
+    if array is None:
+        return state.stats.get(name, NOTHING_SEEN)
+    finite = array[np.isfinite(array)]
+    return TensorStats(finite.size, float(finite.min()), float(finite.max())) if finite.size else NOTHING_SEEN
+
+
+def _activation_params(plan: Plan, ranges: Mapping[str, tuple[float, float]]) -> dict[str, QuantParams]:
+    chosen: dict[str, QuantParams] = {}
+    clamps = {u.output: u.clamp for u in plan.units if u.clamp is not None}
+    alone = [frozenset({n}) for n in plan.activations if not any(n in g for g in plan.groups)]
+    for group in (*plan.groups, *alone):
+        spec = plan.activations[next(iter(group))]
+        fixed = next((plan.fixed[n] for n in sorted(group) if n in plan.fixed), None)
+        if fixed is not None:
+            params = affine.exact_grid(*fixed)
+        else:
+            clipped = [_clipped(ranges[n], clamps.get(n)) for n in group]
+            params = affine.choose_params(min(low for low, _ in clipped), max(high for _, high in clipped), spec)
+        chosen.update(dict.fromkeys(group, params))
+    return chosen
+
+
+def _clipped(found: tuple[float, float], clamp: tuple[float, float] | None) -> tuple[float, float]:
+    return found if clamp is None else (max(found[0], clamp[0]), min(found[1], clamp[1]))
+
+
+def _weight_params(
+    plan: Plan, values: Mapping[str, ir.Value], tensors: Mapping[str, QuantParams]
+) -> tuple[dict[tuple[str, int], QuantParams], tuple[str, ...]]:
+    chosen: dict[tuple[str, int], QuantParams] = {}
+    warnings: list[str] = []
+    for unit in plan.linear_units():
+        weight = graph.constant(values[unit.weight or ""])
+        bias = graph.constant(values[unit.bias]) if unit.bias else None
+        if weight is None:
+            continue
+        spec = plan.weights[unit.node]
+        floor = _bias_floor(bias, tensors[unit.inputs[0][1]].scale, weight.shape[unit.axis])
+        if floor.ndim and spec.granularity != PerAxis(unit.axis):
+            floor = floor.max()
+        params = affine.weight_params(weight, spec, smallest_scale=floor)
+        chosen[(unit.node, 1)] = params
+        warnings += _about_channels(unit, weight, params, floor)
+    return chosen, tuple(warnings)
+
+
+def _bias_floor(
+    bias: npt.NDArray[np.generic] | None, input_scale: npt.NDArray[np.float32], channels: int
+) -> npt.NDArray[np.float32]:
+    if bias is None:
+        return np.zeros((), np.float32)
+    return affine.bias_scale_floor(np.broadcast_to(bias.ravel(), (channels,)).astype(np.float64), input_scale)
+
+
+def _about_channels(
+    unit: Unit, weight: npt.NDArray[np.generic], params: QuantParams, floor: npt.NDArray[np.float32]
+) -> list[str]:
+    found = []
+    if params.scale.ndim:
+        rest = tuple(i for i in range(weight.ndim) if i != unit.axis)
+        dead = np.flatnonzero(np.abs(weight).max(axis=rest) == 0)
+        if dead.size:
+            found.append(f"{unit.node!r}: {dead.size} output channels have only zero weights ({_some(dead)})")
+    widened = np.flatnonzero(np.atleast_1d((params.scale <= floor) & (floor > 0)))
+    if widened.size:
+        found.append(
+            f"{unit.node!r}: the bias of {widened.size} channels ({_some(widened)}) would overflow int32; "
+            "their weight scale was widened"
+        )
+    return found
+
+
+def _some(indices: npt.NDArray[np.integer]) -> str:
+    return ", ".join(str(i) for i in indices[:5]) + (" ..." if indices.size > 5 else "")
+
+
+def _mixed(state: State, ranges: Mapping[str, tuple[float, float]]) -> list[str]:
+    found = []
+    for unit in state.plan.units:
+        if unit.lowering != "concat":
+            continue
+        spans = {t: max(abs(ranges[t][0]), abs(ranges[t][1])) for _, t in unit.inputs}
+        low, high = min(spans, key=spans.__getitem__), max(spans, key=spans.__getitem__)
+        if 0 < spans[low] * MIXED_RANGES < spans[high]:
+            found.append(
+                f"{unit.node!r} joins {low!r} (up to {spans[low]:g}) and {high!r} (up to {spans[high]:g}) under one scale, "
+                f"a ratio of {spans[high] / spans[low]:.0f}; keep it float with --float {unit.node!r}"
+            )
+    return found

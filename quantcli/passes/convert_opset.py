@@ -1,0 +1,60 @@
+"""Brings a model to the opset that quantization needs, with ONNX's version converter, never by editing a number."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar
+
+import onnx
+import onnx_ir as ir
+from onnx import version_converter
+
+from quantcli import graph
+from quantcli.errors import ModelError
+
+if TYPE_CHECKING:
+    from quantcli.state import State, Tick
+
+
+@dataclass(frozen=True, slots=True)
+class ConvertOpset:
+    """Converts models below opset ``minimum`` to it; others stay as they are.
+
+    13 brought QuantizeLinear per axis, 14 the uint8 Add of an int8 boundary.
+    """
+
+    minimum: int = 14
+    needs: ClassVar[frozenset[str]] = frozenset()
+    gives: ClassVar[frozenset[str]] = frozenset()
+
+    def __call__(self, state: State, tick: Tick) -> State:
+        """Convert the prepared model."""
+        del tick
+        version = graph.opset(state.model)
+        if version >= self.minimum:
+            return state
+        model = _converted(state.model, self.minimum)
+        graph.name_everything(model)
+        return replace(state, model=model).noted(notes=(f"opset converted from {version} to {self.minimum}",))
+
+
+def _converted(model: ir.Model, target: int) -> ir.Model:
+    proto = ir.to_proto(model)
+    if proto.ir_version < 4:  # before IR 4 the converter wants initializers among the inputs
+        known = {i.name for i in proto.graph.input}
+        proto.graph.input.extend(
+            onnx.helper.make_tensor_value_info(t.name, t.data_type, t.dims)
+            for t in proto.graph.initializer
+            if t.name not in known
+        )
+    try:
+        converted = version_converter.convert_version(proto, target)
+    except Exception as error:
+        first = str(error).strip().splitlines()[-1]
+        raise ModelError(
+            f"the model's opset {graph.opset(model)} cannot be converted to {target}: {first[:300]}",
+            hint="export the model again with opset 13 or newer",
+        ) from error
+    result = ir.from_proto(converted)
+    result.ir_version = max(result.ir_version, 8)
+    return result

@@ -1,0 +1,154 @@
+"""Loads and runs the quantized model, and compares it with the user's float model, before anything is written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar, Final
+
+import numpy as np
+
+from quantcli import feeding, graph, runtime
+from quantcli.errors import InternalError, ModelError
+from quantcli.metrics import Comparison
+from quantcli.report import OutputQuality, Verification
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    import numpy.typing as npt
+
+    from quantcli.data import Feed
+    from quantcli.state import Quantized, State, Tick
+
+    Arrays = Mapping[str, npt.NDArray[np.generic]]
+
+# Optimized and plain execution round at different places: an integer kernel rounds once where Q, operator, DQ in float
+# round elsewhere. Each tie that falls the other way is one step, and later layers carry it on.
+MOST_STEPS: Final = 2.0  # rms difference of an output, in its own quantization steps
+COARSE_DB: Final = 20.0  # an output whose step alone costs this much is worth a warning
+
+
+@dataclass(frozen=True, slots=True)
+class Verify:
+    """Verifies on real samples.
+
+    Attributes:
+        samples: Compared with the float model, optimized.
+        plain_samples: Compared with the same quantized model without onnxruntime's optimizations.
+    """
+
+    samples: int = 50
+    plain_samples: int = 3
+    needs: ClassVar[frozenset[str]] = frozenset({"quantized", "data"})
+    gives: ClassVar[frozenset[str]] = frozenset({"verified"})
+
+    def __call__(self, state: State, tick: Tick) -> State:
+        """Verify the quantized model; raise where it does not load or its two executions disagree."""
+        quantized = state.quantized
+        if quantized is None or state.data is None:
+            return state
+        try:
+            optimized = runtime.load(quantized.model, threads=state.threads)
+            plain = runtime.load(quantized.model, threads=state.threads, optimize=False)
+        except ModelError as error:
+            raise InternalError(f"the quantized model does not load: {error.message}") from error
+        steps = _difference(optimized, plain, state.data.take(self.plain_samples), quantized)
+        if steps > MOST_STEPS:
+            _name_culprit(state, quantized, steps)
+        data = state.data.take(self.samples)
+        qualities = _qualities(state, optimized, data, tick)
+        kernels = runtime.optimized_operators(quantized.model)
+        verification = Verification(len(data), qualities, steps, dict(sorted(kernels.items())))
+        report = replace(state.report, verification=verification)
+        return replace(state, report=report).noted(warnings=tuple(_coarse(state, qualities)))
+
+
+def _qualities(state: State, session: runtime.Session, data: Iterable[Feed], tick: Tick) -> dict[str, OutputQuality]:
+    quantized = state.quantized
+    boundary = quantized.boundary if quantized else {}
+    reference = runtime.load(state.original, threads=state.threads)
+    floats = [o.name for o in reference.outputs if o.dtype is not None and o.dtype.kind == "f"]
+    sums = dict.fromkeys(floats, Comparison())
+    agreed: dict[str, list[bool]] = {n: [] for n in floats}
+    feeds = list(data) if not hasattr(data, "__len__") else data
+    for done, feed in enumerate(feeds, 1):
+        expected = reference.run(feed)
+        found = feeding.to_floats(session.run(feeding.to_integers(feed, boundary)), boundary)
+        for name in floats:
+            sums[name] = sums[name].add(expected[name], found[name])
+            agreed[name] += _same_class(expected[name], found[name])
+        tick(done, len(feeds))  # type: ignore[arg-type]
+    return {
+        n: OutputQuality(c.sqnr_db, c.cosine, c.largest, float(np.mean(agreed[n])) if agreed[n] else None)
+        for n, c in sums.items()
+    }
+
+
+def _same_class(expected: npt.NDArray[np.generic], found: npt.NDArray[np.generic]) -> list[bool]:
+    """Compare the winners of each row where the output is one vector of scores per sample."""
+    if expected.ndim < 2 or expected.shape != found.shape:
+        return []
+    classes = max(expected.shape[1:])
+    if classes < 2 or int(np.prod(expected.shape[1:])) != classes:
+        return []
+    rows = (a.reshape(-1, classes).argmax(axis=1) for a in (expected, found))
+    first, second = rows
+    return [bool(a == b) for a, b in zip(first, second, strict=True)]
+
+
+def _difference(
+    optimized: runtime.Session, plain: runtime.Session, data: Iterable[Feed], quantized: Quantized
+) -> float:
+    """Return the largest rms difference between both executions over the outputs, in quantization steps."""
+    squares: dict[str, list[float]] = {}
+    for feed in data:
+        integers = feeding.to_integers(feed, quantized.boundary)
+        a, b = (feeding.to_floats(s.run(integers), quantized.boundary) for s in (optimized, plain))
+        for name, x in a.items():
+            if x.dtype.kind == "f" and x.size:
+                step = _step(name, quantized, x)
+                error = (x.astype(np.float64) - b[name].astype(np.float64)) / step
+                squares.setdefault(name, []).append(float(np.mean(np.square(error))))
+    return max((float(np.sqrt(np.mean(v))) for v in squares.values()), default=0.0)
+
+
+def _step(name: str, quantized: Quantized, values: npt.NDArray[np.generic]) -> float:
+    """Return the output's quantization step; for an output that float operators make, 1/255 of what it spans."""
+    params = quantized.params.get(name)
+    if params is not None:
+        return float(params.scale)
+    span = float(values.max()) - float(values.min())
+    return span / 255 if np.isfinite(span) and span > 0 else 1.0
+
+
+def _name_culprit(state: State, quantized: Quantized, steps: float) -> None:
+    """Find the first tensor on which both executions differ, and raise with the node that makes it."""
+    values = graph.named_values(quantized.model.graph)
+    names = [n for n in quantized.tensors.values() if values[n].producer() is not None]
+    sessions = [runtime.load(quantized.model, threads=state.threads, optimize=o, outputs=names) for o in (True, False)]
+    feed = feeding.to_integers(next(iter(state.data or ())), quantized.boundary)
+    a, b = (s.run(feed) for s in sessions)
+    users = {integer: user for user, integer in quantized.tensors.items()}
+    for name in names:
+        error = np.abs(a[name].astype(np.int64) - b[name].astype(np.int64))
+        if error.size and float(np.sqrt(np.mean(np.square(error)))) > 1.0:
+            raise InternalError(
+                f"onnxruntime computes tensor {users[name]!r} differently with and without optimizations: "
+                f"up to {int(error.max())} steps",
+                hint=f"keep its operator float: --float tensor:{users[name]}",
+            )
+    raise InternalError(f"the outputs differ by {steps:.1f} steps with and without onnxruntime's optimizations")
+
+
+def _coarse(state: State, qualities: Mapping[str, OutputQuality]) -> list[str]:
+    quantized = state.quantized
+    found = []
+    for name, quality in qualities.items():
+        params = quantized.params.get(name) if quantized else None
+        low, high = state.report.ranges.get(name, (0.0, 0.0))
+        if params is not None and quality.sqnr_db < COARSE_DB:
+            found.append(
+                f"output {name!r}: 8 bits are coarse for it (step {float(params.scale):g} over {low:g}..{high:g}, "
+                f"{quality.sqnr_db:.1f} dB); --output-type float32 with --float tensor:{name} keeps it exact"
+            )
+    return found

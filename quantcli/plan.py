@@ -1,0 +1,72 @@
+"""What was decided before any number is known: which nodes become integer, how, and why the others do not.
+
+Values only; ``planner`` decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from quantcli.quant import QuantSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """One integer operator to be: the node that gives it its name, and the nodes that it swallows.
+
+    Attributes:
+        node: Name of the main node.
+        lowering: Which integer form it takes: a key of the lowering table.
+        inputs: Activations that it reads, as (input index of ``node``, tensor name).
+        output: The tensor that it makes, after everything that it absorbs. Empty for units with several outputs.
+        absorbed: Names of the nodes that disappear into it: bias Add, activation.
+        members: All nodes of a pointwise region in order, ``node`` being the last; empty for other units.
+        weight: Name of the constant weight of a linear unit.
+        bias: Name of its constant bias.
+        axis: Output channel axis of the weight.
+        channel: Axis of a region's input along which its constants vary, or None.
+        clamp: Smallest and largest value that absorbed activations let through.
+    """
+
+    node: str
+    lowering: str
+    inputs: tuple[tuple[int, str], ...]
+    output: str
+    outputs: tuple[str, ...] = ()
+    absorbed: tuple[str, ...] = ()
+    members: tuple[str, ...] = ()
+    weight: str | None = None
+    bias: str | None = None
+    axis: int = 0
+    channel: int | None = None
+    clamp: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The decisions for one graph.
+
+    Attributes:
+        units: Integer units in topological order.
+        regions: Pointwise regions that stay float as one piece, so that nothing inside them is quantized.
+        activations: Tensor name -> spec of every activation on an integer edge, constants read as activations included.
+        weights: Weight name -> spec.
+        groups: Sets of tensors that share one scale and zero point.
+        fixed: Tensor name -> (scale, uint8 zero point) known beforehand.
+        skipped: Node name -> why it stays float.
+        untouched: Nodes that have nothing to quantize.
+        clamps: Tensor name -> values beyond which its range need not reach.
+    """
+
+    units: tuple[Unit, ...] = ()
+    activations: Mapping[str, QuantSpec] = field(default_factory=dict)
+    weights: Mapping[str, QuantSpec] = field(default_factory=dict)
+    groups: tuple[frozenset[str], ...] = ()
+    fixed: Mapping[str, tuple[float, int]] = field(default_factory=dict)
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    untouched: frozenset[str] = frozenset()
+
+    def linear_units(self) -> tuple[Unit, ...]:
+        """Return the units that have a constant weight."""
+        return tuple(u for u in self.units if u.weight is not None)

@@ -1,0 +1,278 @@
+"""Decides a plan: graph x op table x kernel table x recipe -> who becomes integer, with which specs, and why not.
+
+No numbers are needed: types and shapes come from loading the model, ranges come later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from quantcli import dtypes, graph
+from quantcli.absorption import absorb
+from quantcli.applicability import CORE, Infos, data_inputs, is_float32, reason_against
+from quantcli.grouping import group_tensors
+from quantcli.kernels import KERNELS, NO_KERNEL, POINTWISE, Kernel
+from quantcli.oprules import OP_RULES, OpRule, Role
+from quantcli.plan import Plan, Unit
+from quantcli.quant import PerAxis, PerTensor, QuantSpec
+from quantcli.regions import Region, find_regions, is_region_worth
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from quantcli.recipe import Recipe, TensorScheme
+
+_BESIDE: Final = "no integer operator beside it: quantizing it alone would only cost"
+_TAIL: Final = "nothing after it multiplies matrices: float keeps its accuracy at no cost"
+
+
+@dataclass(slots=True)
+class _Draft:
+    """What has been decided so far, while deciding."""
+
+    candidates: dict[str, Unit] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+    untouched: set[str] = field(default_factory=set)
+    absorbed: set[str] = field(default_factory=set)
+
+
+def make_plan(model: ir.Model, infos: Infos, recipe: Recipe, kept_float: Mapping[str, str]) -> Plan:
+    """Plan the quantization of the main graph.
+
+    Args:
+        model: Prepared float model, topologically sorted, every node named.
+        infos: Type and shape of every tensor.
+        recipe: What is wanted.
+        kept_float: Node name -> reason, for nodes that must stay float (asked for, or not calibrated).
+    """
+    nodes = list(model.graph)
+    draft = _Draft()
+    _candidates(nodes, infos, recipe, kept_float, draft)
+    if recipe.fallback == "float":
+        _keep_worthwhile(nodes, recipe, draft)
+    units = _in_order(nodes, draft)
+    return _with_specs(model, infos, recipe, units, draft)
+
+
+def _candidates(
+    nodes: list[ir.Node], infos: Infos, recipe: Recipe, kept_float: Mapping[str, str], draft: _Draft
+) -> None:
+    absorbing = not recipe.scheme.activations.symmetric
+    roots = {} if not absorbing else absorb(nodes, infos, kept_float)
+    draft.absorbed.update(name for swallowed in roots.values() for name in swallowed.nodes)
+    claimed = {*draft.absorbed, *roots, *kept_float}
+    regions = {}
+    for region in find_regions(nodes, infos, claimed=claimed):
+        if is_region_worth(region):
+            regions.update({graph.node_name(m): region for m in region.members})
+    for node in nodes:
+        name = graph.node_name(node)
+        if name in draft.absorbed:
+            continue
+        if name in kept_float:
+            draft.skipped[name] = kept_float[name]
+        elif name in regions:
+            _region(node, regions[name], recipe, draft)
+        else:
+            _single(node, infos, recipe, draft)
+        if name in draft.candidates and name in roots:
+            draft.candidates[name] = roots[name].applied(draft.candidates[name])
+        elif name in roots:
+            _release(nodes, roots[name].nodes, draft)
+
+
+def _region(node: ir.Node, region: Region, recipe: Recipe, draft: _Draft) -> None:
+    cell = POINTWISE.cell(recipe.format)
+    name = graph.node_name(node)
+    if not cell.integer:
+        draft.skipped[name] = cell.reason
+    elif node is region.members[-1]:
+        members = tuple(graph.node_name(m) for m in region.members)
+        draft.absorbed.update(members[:-1])
+        source = graph.name_of(region.source)
+        result = graph.name_of(region.result)
+        draft.candidates[name] = Unit(
+            name, POINTWISE.lowering, ((0, source),), result, members=members, channel=region.channel
+        )
+
+
+def _single(node: ir.Node, infos: Infos, recipe: Recipe, draft: _Draft) -> None:
+    name = graph.node_name(node)
+    if not _touches_float(node, infos):
+        draft.untouched.add(name)
+        return
+    reason, rule, kernel = _verdict(node, infos, recipe)
+    if reason is not None or rule is None:
+        draft.skipped[name] = reason or "no rule"
+        return
+    draft.candidates[name] = _unit(node, rule, kernel)
+
+
+def _verdict(node: ir.Node, infos: Infos, recipe: Recipe) -> tuple[str | None, OpRule | None, Kernel]:
+    rule = OP_RULES.get(node.op_type) if graph.is_onnx(node) else None
+    if any(True for a in node.attributes.values() if a.type.name in ("GRAPH", "GRAPHS")):
+        return "control flow: its bodies stay float", None, NO_KERNEL
+    if rule is None:
+        return f"{graph.describe_op(node)} has no rule in the op table", None, NO_KERNEL
+    kernel = KERNELS.get(node.op_type, POINTWISE if rule.role is Role.POINTWISE else NO_KERNEL)
+    cell = kernel.cell(recipe.format)
+    if not cell.integer:
+        return cell.reason, rule, kernel
+    return reason_against(node, rule, infos), rule, kernel
+
+
+def _unit(node: ir.Node, rule: OpRule, kernel: Kernel) -> Unit:
+    name, lowering = graph.node_name(node), kernel.lowering
+    constant_weight = rule.weight is not None and graph.is_constant(graph.input_at(node, rule.weight))
+    indices = data_inputs(node, rule)
+    if rule.role is Role.LINEAR and not constant_weight:
+        indices, lowering = (0, 1), "product"
+    inputs = tuple((i, graph.name_of(v)) for i in indices if (v := node.inputs[i]) is not None)
+    outputs = tuple(graph.name_of(o) for o in node.outputs if o.name)
+    if lowering == "read":
+        outputs = ()
+    weight = graph.input_at(node, rule.weight) if constant_weight else None
+    if weight is not None and weight.shape is not None and node.op_type == "MatMul" and len(weight.shape) != 2:
+        weight, lowering, inputs = None, "product", ((0, inputs[0][1]), (1, graph.name_of(weight)))
+    bias = graph.input_at(node, rule.bias) if weight is not None else None
+    return Unit(
+        name,
+        lowering,
+        inputs,
+        outputs[0] if outputs else "",
+        outputs=outputs,
+        weight=graph.name_of(weight) if weight is not None else None,
+        bias=graph.name_of(bias) if bias is not None else None,
+        axis=_channel_axis(node, rule),
+    )
+
+
+def _channel_axis(node: ir.Node, rule: OpRule) -> int:
+    if node.op_type == "Gemm":
+        return 0 if graph.int_attribute(node, "transB", 0) else 1
+    return 1 if rule.axis == -1 else rule.axis
+
+
+def _touches_float(node: ir.Node, infos: Infos) -> bool:
+    values = [v for v in (*node.inputs, *node.outputs) if v is not None and v.name]
+    return any(is_float32(v, infos) for v in values) or any(_is_unknown(v, infos) for v in values)
+
+
+def _is_unknown(value: ir.Value, infos: Infos) -> bool:
+    info = infos.get(graph.name_of(value))
+    return info is not None and (info.dtype is None or (info.dtype.kind == "f" and not info.is_float32))
+
+
+def _release(nodes: list[ir.Node], names: tuple[str, ...], draft: _Draft) -> None:
+    """What a node that stays float would have absorbed stays float with it."""
+    for node in nodes:
+        name = graph.node_name(node)
+        if name in names:
+            draft.absorbed.discard(name)
+            draft.skipped[name] = "belongs to an operator that stays float"
+
+
+def _keep_worthwhile(nodes: list[ir.Node], recipe: Recipe, draft: _Draft) -> None:
+    """Take back the candidates that would only add Q and DQ: no matrix product before, or none after them."""
+    useful = _before_products(nodes, draft)
+    moving = _leading_into(nodes, draft)
+    produced: dict[str, str] = {}
+    for node in nodes:
+        unit = draft.candidates.get(graph.node_name(node))
+        if unit is None:
+            continue
+        reason = None if unit.node in moving else _not_worth(node, unit, produced, useful, recipe)
+        if OP_RULES[node.op_type].role is Role.OPAQUE:
+            del draft.candidates[unit.node]
+            draft.untouched.add(unit.node)
+            continue
+        if reason is None:
+            produced.update(dict.fromkeys(unit.outputs or (unit.output,), node.op_type))
+            continue
+        del draft.candidates[unit.node]
+        draft.skipped[unit.node] = reason
+        names = (*unit.absorbed, *unit.members[:-1])
+        _release(nodes, names, draft)
+
+
+def _not_worth(node: ir.Node, unit: Unit, produced: Mapping[str, str], useful: set[str], recipe: Recipe) -> str | None:
+    rule = OP_RULES[node.op_type]
+    cell = KERNELS.get(node.op_type, POINTWISE).cell(recipe.format)
+    if rule.role in CORE:
+        return None
+    feeders = [produced[t] for _, t in unit.inputs if t in produced]
+    if not feeders:
+        return _BESIDE
+    if cell.near_linear_only and not any(f in ("Conv", "Concat", "MaxPool") for f in feeders):
+        return cell.reason
+    if rule.role is not Role.SAME and unit.node not in useful:
+        return _TAIL
+    return None
+
+
+def _leading_into(nodes: list[ir.Node], draft: _Draft) -> set[str]:
+    """Return the data movement all of whose readers are linear operators, or move data into them in turn."""
+    found: set[str] = set()
+    for node in reversed(nodes):
+        name = graph.node_name(node)
+        readers = [n for o in node.outputs for n, _ in graph.consumers(o)]
+        if name not in draft.candidates or OP_RULES[node.op_type].role is not Role.SAME or not readers:
+            continue
+        if KERNELS[node.op_type].qdq.near_linear_only or any(o.is_graph_output() for o in node.outputs):
+            continue
+        if all(_takes(reader, found, draft) for reader in readers):
+            found.add(name)
+    return found
+
+
+def _takes(reader: ir.Node, moving: set[str], draft: _Draft) -> bool:
+    name = graph.node_name(reader)
+    return name in moving or (name in draft.candidates and OP_RULES[reader.op_type].role in CORE)
+
+
+def _before_products(nodes: list[ir.Node], draft: _Draft) -> set[str]:
+    """Return the names of nodes from whose results a linear operator or a product is reached."""
+    useful: set[str] = set()
+    for node in reversed(nodes):
+        readers = [n for o in node.outputs for n, _ in graph.consumers(o)]
+        for reader in readers:
+            unit = draft.candidates.get(graph.node_name(reader))
+            core = unit is not None and OP_RULES[reader.op_type].role in CORE
+            if core or graph.node_name(reader) in useful:
+                useful.add(graph.node_name(node))
+                break
+    absorbers = {a: u.node for u in draft.candidates.values() for a in u.absorbed}
+    useful.update(absorbers[name] for name in list(useful) if name in absorbers)
+    return useful
+
+
+def _in_order(nodes: list[ir.Node], draft: _Draft) -> tuple[Unit, ...]:
+    return tuple(draft.candidates[n] for node in nodes if (n := graph.node_name(node)) in draft.candidates)
+
+
+def _with_specs(model: ir.Model, infos: Infos, recipe: Recipe, units: tuple[Unit, ...], draft: _Draft) -> Plan:
+    activation = _spec(recipe.scheme.activations, PerTensor())
+    tensors: dict[str, QuantSpec] = {}
+    weights: dict[str, QuantSpec] = {}
+    for unit in units:
+        tensors.update((t, activation) for _, t in unit.inputs)
+        tensors.update((t, activation) for t in unit.outputs or (unit.output,) if t)
+        if unit.weight is not None:
+            per_channel = recipe.scheme.weights.granularity == "per-channel"
+            weights[unit.node] = _spec(recipe.scheme.weights, PerAxis(unit.axis) if per_channel else PerTensor())
+    groups, fixed = group_tensors(list(model.graph), infos, units, tensors, draft.skipped)
+    return Plan(
+        units=units,
+        activations=tensors,
+        weights=weights,
+        groups=groups,
+        fixed=fixed,
+        skipped=draft.skipped,
+        untouched=frozenset(draft.untouched),
+    )
+
+
+def _spec(scheme: TensorScheme, granularity: PerTensor | PerAxis) -> QuantSpec:
+    return QuantSpec(dtypes.BY_NAME[scheme.dtype], scheme.symmetric, granularity, scheme.narrow_range)

@@ -1,0 +1,72 @@
+"""Finds the pass or calibrator that a recipe names: a literal table of our own, then entry points of other packages.
+
+Entry point groups: ``quantcli.passes`` and ``quantcli.calibrators``; each names a class whose options are its arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Final, cast
+
+from quantcli.errors import RecipeError, did_you_mean
+from quantcli.pipeline import NamedPass
+from quantcli.recipe import Recipe, Scalar, Step
+from quantcli.state import Calibrator, Pass
+
+PASSES: Final = {
+    "convert_opset": "quantcli.passes.convert_opset:ConvertOpset",
+    "simplify": "quantcli.passes.simplify:Simplify",
+    "fold_batch_norm": "quantcli.passes.fold_batch_norm:FoldBatchNorm",
+    "canonicalize": "quantcli.passes.canonicalize:Canonicalize",
+    "check_parity": "quantcli.passes.check_parity:CheckParity",
+    "make_plan": "quantcli.passes.make_plan:MakePlan",
+    "calibrate": "quantcli.passes.calibrate:Calibrate",
+    "assign": "quantcli.passes.assign:Assign",
+    "emit": "quantcli.passes.emit:Emit",
+    "gptq": "quantcli.passes.gptq:Gptq",
+    "bias_correction": "quantcli.passes.bias_correction:BiasCorrection",
+    "verify": "quantcli.passes.verify:Verify",
+}
+CALIBRATORS: Final = {"minmax": "quantcli.calibrators.minmax:MinMax"}
+
+
+def passes_of(recipe: Recipe) -> list[NamedPass]:
+    """Return the passes that a recipe lists and does not switch off, with their options."""
+    return [NamedPass(s.name, _pass(s)) for s in recipe.passes if s.enabled]
+
+
+def _pass(step: Step) -> Pass:
+    options: dict[str, object] = dict(step.options)
+    if "calibrator" in options:
+        name = str(options.pop("calibrator"))
+        options["calibrator"] = cast("Calibrator", _made(name, CALIBRATORS, "quantcli.calibrators", {}))
+    return cast("Pass", _made(step.name, PASSES, "quantcli.passes", options))
+
+
+def _made(name: str, known: Mapping[str, str], group: str, options: Mapping[str, object | Scalar]) -> object:
+    made = _find(name, known, group)
+    if is_dataclass(made):
+        options_of = {f.name: f for f in fields(made)}
+        for option, value in options.items():
+            if option not in options_of:
+                near = did_you_mean(option, options_of) or f"; known: {', '.join(options_of) or 'none'}"
+                raise RecipeError(f"{name!r} has no option {option!r}{near}")
+            default = options_of[option].default
+            if isinstance(default, int | float | str) and not isinstance(value, type(default)):
+                raise RecipeError(f"{name}.{option} is {value!r}, expected {type(default).__name__}")
+    return made(**options)
+
+
+def _find(name: str, known: Mapping[str, str], group: str) -> type:
+    if name in known:
+        module, _, attribute = known[name].partition(":")
+        return cast("type", getattr(import_module(module), attribute))
+    others = {e.name: e for e in entry_points(group=group)}
+    if name in others:
+        return cast("type", others[name].load())
+    kind = group.rpartition(".")[2].removesuffix("s").removesuffix("e")
+    names = [*known, *others]
+    raise RecipeError(f"unknown {kind} {name!r}{did_you_mean(name, names) or '; known: ' + ', '.join(names)}")

@@ -1,0 +1,80 @@
+"""What a conversion says of itself: sizes, the coverage ledger, ranges, verification, warnings. Values only."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+INTEGER: Final = "integer"
+ABSORBED: Final = "absorbed"
+FOLDED: Final = "folded"
+FLOAT: Final = "float"
+UNTOUCHED: Final = "untouched"  # computes with integers or strings of the user's own; nothing to quantize
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One node of the user's graph: its fate, the kernel that computes it, and why."""
+
+    node: str
+    op_type: str
+    fate: str
+    kernel: str = ""
+    reason: str = ""
+    macs: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class FeedStats:
+    """What was fed to one input."""
+
+    count: int
+    min: float
+    max: float
+    mean: float
+    std: float
+
+
+@dataclass(frozen=True, slots=True)
+class OutputQuality:
+    """One output of the quantized model against the float one."""
+
+    sqnr_db: float
+    cosine: float
+    max_error: float
+    top1_agreement: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What loading and running the output showed."""
+
+    samples: int
+    outputs: Mapping[str, OutputQuality]
+    optimized_rms_steps: float  # difference between optimized and unoptimized execution, in steps of the output
+    kernels: Mapping[str, int]  # operators after onnxruntime's optimizations
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The report of one conversion; grows from pass to pass."""
+
+    ledger: Mapping[str, Entry] = field(default_factory=dict)
+    feeds: Mapping[str, FeedStats] = field(default_factory=dict)
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    parity_db: float | None = None
+    verification: Verification | None = None
+    timings: Mapping[str, float] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def count(self) -> dict[str, int]:
+        """Return the number of nodes by fate."""
+        counted = Counter(e.fate for e in self.ledger.values())
+        return {fate: counted[fate] for fate in (INTEGER, ABSORBED, FOLDED, FLOAT, UNTOUCHED) if counted[fate]}
+
+    def floats(self) -> list[Entry]:
+        """Return the entries of nodes that stay float."""
+        return [e for e in self.ledger.values() if e.fate == FLOAT]

@@ -1,0 +1,139 @@
+"""What flows through a pipeline, and the contract of its passes and of those who watch them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Protocol
+
+from quantcli.encodings import Encodings
+from quantcli.plan import Plan
+from quantcli.report import Entry, Report
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    import onnx_ir as ir
+
+    from quantcli.data import RepresentativeDataset
+    from quantcli.quant import QuantParams, QuantSpec, TensorStats
+    from quantcli.recipe import Recipe
+
+
+@dataclass(frozen=True, slots=True)
+class Quantized:
+    """The emitted model and where things are in it.
+
+    Attributes:
+        model: The quantized model.
+        tensors: User's tensor name -> name of its integer version.
+        biases: Main node of a linear unit -> name of its int32 bias.
+        weights: Main node of a linear unit -> name of its int8 weight.
+        params: User's tensor name -> parameters, as they stand in the model: the encodings to write.
+        boundary: Name of a graph input or output -> parameters of its integers.
+        kernels: Name of a node -> integer kernel that computes it.
+    """
+
+    model: ir.Model
+    tensors: Mapping[str, str] = field(default_factory=dict)
+    biases: Mapping[str, str] = field(default_factory=dict)
+    weights: Mapping[str, str] = field(default_factory=dict)
+    params: Mapping[str, QuantParams] = field(default_factory=dict)
+    boundary: Mapping[str, QuantParams] = field(default_factory=dict)
+    kernels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Everything known so far. Replaced by each pass, never changed.
+
+    ``original`` is the user's model, ``model`` the prepared float one, ``quantized`` the result.
+    """
+
+    original: ir.Model
+    model: ir.Model
+    recipe: Recipe
+    data: RepresentativeDataset | None = None
+    threads: int = 1
+    plan: Plan = field(default_factory=Plan)
+    stats: Mapping[str, TensorStats] = field(default_factory=dict)
+    encodings: Encodings = field(default_factory=Encodings)
+    quantized: Quantized | None = None
+    report: Report = field(default_factory=Report)
+
+    def noted(self, *, warnings: tuple[str, ...] = (), notes: tuple[str, ...] = ()) -> State:
+        """Return the state with warnings and notes added to its report; a text is said once."""
+        report = self.report
+        fresh = tuple(w for w in dict.fromkeys(warnings) if w not in report.warnings)
+        said = tuple(n for n in dict.fromkeys(notes) if n not in report.notes)
+        return replace(self, report=replace(report, warnings=report.warnings + fresh, notes=report.notes + said))
+
+    def entered(self, entries: Mapping[str, Entry]) -> State:
+        """Return the state with ledger entries added or replaced."""
+        return replace(self, report=replace(self.report, ledger={**self.report.ledger, **entries}))
+
+
+class Pass(Protocol):
+    """One step ``State -> State``; pure but for running models in the runtime."""
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Names of what must be there before: ``data``, ``plan``, ``stats``, ``encodings``, ``quantized``."""
+        ...
+
+    @property
+    def gives(self) -> frozenset[str]:
+        """Names of what is there afterwards."""
+        ...
+
+    def __call__(self, state: State, tick: Tick) -> State:
+        """Do the step, calling ``tick`` as work gets done."""
+        ...
+
+
+class Tick(Protocol):
+    """Told by a pass that ``done`` of ``total`` pieces of work are finished."""
+
+    def __call__(self, done: int, total: int) -> None:
+        """Take note of the progress."""
+        ...
+
+
+class Instrument(Protocol):
+    """Watches a pipeline: progress, timing, saved intermediate models. Passes know none of it."""
+
+    def before(self, name: str, state: State) -> None:
+        """Be told that a pass begins."""
+        ...
+
+    def tick(self, name: str, done: int, total: int) -> None:
+        """Be told of progress inside a pass."""
+        ...
+
+    def after(self, name: str, state: State, seconds: float) -> None:
+        """Be told that a pass ended."""
+        ...
+
+
+class Observer(Protocol):
+    """The one stateful thing of calibration: sees the values of one tensor, sample by sample."""
+
+    def observe(self, values: npt.NDArray[np.floating]) -> None:
+        """Take in the values of one sample."""
+        ...
+
+    def stats(self) -> TensorStats:
+        """Return what was seen so far; merging the statistics of two observers is that of all their samples."""
+        ...
+
+
+class Calibrator(Protocol):
+    """Chooses ranges: makes observers, and turns what they saw into a range. Frozen options, pure methods."""
+
+    def observer(self, spec: QuantSpec) -> Observer:
+        """Return a fresh observer for a tensor that will be quantized as ``spec`` says."""
+        ...
+
+    def range(self, stats: TensorStats, spec: QuantSpec) -> tuple[float, float]:
+        """Return the (low, high) that the integers shall cover."""
+        ...
