@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
@@ -13,6 +12,8 @@ from quantcli.applicability import Infos, data_inputs, is_float32
 from quantcli.oprules import OP_RULES, Role
 
 if TYPE_CHECKING:
+    from collections.abc import Container, Sequence
+
     import onnx_ir as ir
 
     from quantcli.plan import Unit

@@ -6,7 +6,7 @@ representable, rounding is half to even. Knows nothing of ONNX graphs.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import numpy as np
 
@@ -16,9 +16,9 @@ from quantcli.quant import PerAxis, PerTensor, QuantParams, QuantSpec
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-Floats = "npt.NDArray[np.floating]"
+T = TypeVar("T", bound=np.generic)
 
-# The smallest scale that is ever chosen: far above the subnormals of float32, so that products of two scales stay normal.
+# The smallest scale that is ever chosen: so far above the subnormals of float32 that products of two stay normal.
 SMALLEST_SCALE: Final = np.float32(2.0**-60)
 # int32 biases may use half of the range, as in LiteRT's bias overflow guard; the other half is for the accumulator.
 BIAS_LIMIT: Final = 2**30
@@ -51,7 +51,7 @@ def choose_params(
         zero = np.full(scale32.shape, 0 if spec.dtype.signed else (spec.qmax + 1) // 2, np.float64)
     else:
         zero = np.clip(np.rint(spec.qmin - lo / scale32.astype(np.float64)), spec.qmin, spec.qmax)
-    return QuantParams(spec, _array(scale32, np.float32), _array(zero, spec.dtype.storage))
+    return QuantParams(spec, _frozen(scale32.astype(np.float32)), _frozen(zero.astype(spec.dtype.storage)))
 
 
 def weight_params(
@@ -70,7 +70,10 @@ def quantize(real: npt.NDArray[np.floating], params: QuantParams) -> npt.NDArray
     """Round ``real`` to integers, half to even, and saturate: ``clip(rint(x / scale) + zero_point)``."""
     scale, zero = _aligned(params, real.ndim)
     steps = np.rint(np.asarray(real, np.float32) / scale).astype(np.float64) + zero
-    return np.clip(steps, params.spec.qmin, params.spec.qmax).astype(params.spec.dtype.storage)
+    integers: npt.NDArray[np.integer] = np.clip(steps, params.spec.qmin, params.spec.qmax).astype(
+        params.spec.dtype.storage
+    )
+    return integers
 
 
 def dequantize(integers: npt.NDArray[np.integer], params: QuantParams) -> npt.NDArray[np.float32]:
@@ -88,7 +91,7 @@ def bias_params(input_scale: npt.ArrayLike, weight: QuantParams) -> QuantParams:
     """Return the int32 parameters of a bias: scale ``s_in * s_w[c]`` in float32, zero point 0, along axis 0."""
     scale = (np.asarray(input_scale, np.float32) * weight.scale).astype(np.float32)
     spec = QuantSpec(INT32, symmetric=True, granularity=PerAxis(0) if scale.ndim else PerTensor())
-    return QuantParams(spec, _array(scale, np.float32), _array(np.zeros(scale.shape), np.int32))
+    return QuantParams(spec, _frozen(scale), _frozen(np.zeros(scale.shape, np.int32)))
 
 
 def quantize_bias(real: npt.NDArray[np.floating], params: QuantParams) -> npt.NDArray[np.int32]:
@@ -107,20 +110,20 @@ def shifted_to(params: QuantParams, spec: QuantSpec) -> QuantParams:
     """Return the same real grid for the other 8-bit sign: int8 zero point = uint8 zero point - 128."""
     shift = spec.dtype.qmin - params.spec.dtype.qmin
     zero = params.zero_point.astype(np.int64) + shift
-    return QuantParams(spec, params.scale, _array(zero, spec.dtype.storage))
+    return QuantParams(spec, params.scale, _frozen(zero.astype(spec.dtype.storage)))
 
 
 def exact_grid(scale: float, zero_point: int) -> QuantParams:
     """Return uint8 parameters that were fixed beforehand, such as 1/256 and 0 for a Softmax output."""
     spec = QuantSpec(UINT8, symmetric=False)
-    return QuantParams(spec, _array(np.asarray(scale), np.float32), _array(np.asarray(zero_point), np.uint8))
+    return QuantParams(spec, _frozen(np.asarray(scale, np.float32)), _frozen(np.asarray(zero_point, np.uint8)))
 
 
-def _array(values: npt.ArrayLike, dtype: npt.DTypeLike) -> npt.NDArray[np.generic]:
+def _frozen(array: npt.NDArray[T]) -> npt.NDArray[T]:
     # np.ascontiguousarray would turn rank 0 into rank 1, which onnxruntime refuses for per-tensor scales
-    array = np.array(values, dtype=dtype, order="C")
-    array.setflags(write=False)
-    return array
+    copy = np.array(array, order="C")
+    copy.setflags(write=False)
+    return copy
 
 
 def _aligned(params: QuantParams, rank: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64]]:

@@ -1,4 +1,4 @@
-"""The operations of the tool as functions: paths in, results out. The command line and ``Converter`` are thin over it."""
+"""The operations of the tool as functions: paths in, results out; command line and ``Converter`` are thin over it."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from quantcli.data import (
     random_dataset,
 )
 from quantcli.errors import ModelError, QualityError, UnsupportedError, UsageError
-from quantcli.recipe import Recipe, Scheme, TensorScheme
 from quantcli.state import Instrument, State
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
     from quantcli.encodings import Json
-    from quantcli.report import Report
+    from quantcli.recipe import Recipe, Scheme, TensorScheme
 
-DataSource = str | Path | RepresentativeDataset | Callable[[], Iterable[Feed]] | Sequence[Feed]
+Sample = Feed | Sequence[np.ndarray]
+DataSource = str | Path | RepresentativeDataset | Callable[[], Iterable[Sample]] | Sequence[Feed]
 BUNDLED_NOTE: Final = "no model given: converting the bundled sample (digits.onnx with 100 calibration samples)"
 
 
@@ -89,7 +89,7 @@ class Result:
     state: State | None = None
 
 
-def convert(
+def convert(  # noqa: PLR0913 - what differs from call to call; all else is in Options
     model: str | Path | None = None,
     *,
     mode: str = "int8-only",
@@ -175,7 +175,7 @@ def _check_data_asked(recipe: Recipe, source: DataSource | None, asked: Options)
     if recipe.needs_data and source is None and asked.random_data is None:
         raise UsageError(
             f"mode {recipe.name!r} needs calibration data",
-            hint="give --representative-dataset SPEC (a YAML spec, an .npz or a folder); --random-data N only for trials",
+            hint="give --representative-dataset SPEC (YAML spec, .npz or folder); --random-data N only for trials",
         )
     if source is not None and asked.random_data is not None:
         raise UsageError("--representative-dataset and --random-data exclude each other", hint="give one of them")

@@ -143,7 +143,7 @@ def _no_indices(node: ir.Node, _infos: Infos) -> str | None:
     return "its index output is used" if any(o.uses() or o.is_graph_output() for o in node.outputs[1:]) else None
 
 
-_CHECKS: Final[dict[str, Callable[["ir.Node", Infos], str | None]]] = {
+_CHECKS: Final[dict[str, Callable[[ir.Node, Infos], str | None]]] = {
     "Conv": _conv,
     "ConvTranspose": _conv,
     "Gemm": _gemm,

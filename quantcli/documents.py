@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import onnx_ir as ir
@@ -16,6 +15,7 @@ from quantcli import files, runtime
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from quantcli.encodings import Json
     from quantcli.quant import QuantParams

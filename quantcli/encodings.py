@@ -5,13 +5,14 @@ Numbers are those of the ONNX file, exactly. Knows no graph and does no I/O.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from quantcli.quant import PerBlock
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import numpy as np
     import numpy.typing as npt
 
@@ -23,7 +24,7 @@ Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 
 @dataclass(frozen=True, slots=True)
 class Encodings:
-    """Parameters by tensor name, and overrides by (consumer node, input index) where an edge differs from its tensor."""
+    """Parameters by tensor, and overrides by (consumer node, input index) where an edge differs from its tensor."""
 
     tensors: Mapping[str, QuantParams] = field(default_factory=dict)
     edges: Mapping[tuple[str, int], QuantParams] = field(default_factory=dict)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +9,8 @@ import numpy as np
 from quantcli import affine
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import numpy.typing as npt
 
     from quantcli.quant import QuantParams
@@ -19,7 +20,11 @@ if TYPE_CHECKING:
 
 def to_integers(feed: Arrays, boundary: Mapping[str, QuantParams]) -> dict[str, npt.NDArray[np.generic]]:
     """Quantize the float arrays of those inputs that the model takes as integers."""
-    return {n: affine.quantize(x, boundary[n]) if n in boundary and x.dtype.kind == "f" else x for n, x in feed.items()}
+    result = dict(feed)
+    for name, array in feed.items():
+        if name in boundary and array.dtype.kind == "f":
+            result[name] = affine.quantize(array.astype(np.float32, copy=False), boundary[name])
+    return result
 
 
 def to_floats(results: Arrays, boundary: Mapping[str, QuantParams]) -> dict[str, npt.NDArray[np.generic]]:

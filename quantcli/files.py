@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import onnx_ir as ir
 
 from quantcli import graph
 from quantcli.errors import ModelError, OutputError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _QUANTIZED_OPS: Final = frozenset(
     {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger", "QGemm",

@@ -1,4 +1,4 @@
-"""GPTQ (Frantar et al. 2022, 2210.17323) in numpy: rounds a weight column by column, spreading each error over the rest.
+"""GPTQ (Frantar et al. 2022, 2210.17323) in numpy: rounds a weight column by column, the rest makes up for the error.
 
 Works on second moments only, so samples are seen once. Knows nothing of layers or graphs.
 """
@@ -47,12 +47,6 @@ def gptq(weight: Floats, scale: Floats, hessian: Floats, *, qmin: int, qmax: int
     result = np.empty(w.shape, np.int64)
     result[:, order] = q.astype(np.int64)
     return result
-
-
-def gptq_grouped(weight: Floats, scale: Floats, hessian: Floats, *, qmin: int, qmax: int) -> npt.NDArray[np.int64]:
-    """Round the weights of a grouped convolution: ``weight`` (G, rows, K), ``scale`` (G, rows), ``hessian`` (G, K, K)."""
-    parts = [gptq(w, s, h, qmin=qmin, qmax=qmax) for w, s, h in zip(weight, scale, hessian, strict=True)]
-    return np.stack(parts)
 
 
 def _inverse_factor(hessian: Floats) -> Floats:

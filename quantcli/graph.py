@@ -5,14 +5,14 @@ Knows nothing of quantization.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-import numpy as np
 import onnx_ir as ir
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
+    import numpy as np
     import numpy.typing as npt
 
 ONNX_DOMAINS = ("", "ai.onnx")
@@ -41,6 +41,12 @@ def constant(value: ir.Value | None) -> npt.NDArray[np.generic] | None:
     if value is None or value.const_value is None or value.is_graph_input():
         return None
     return value.const_value.numpy()
+
+
+def real_constant(value: ir.Value | None) -> npt.NDArray[np.floating] | None:
+    """Return the array of a constant of real numbers, or None."""
+    array = constant(value) if is_constant(value) else None
+    return cast("npt.NDArray[np.floating]", array) if array is not None and array.dtype.kind == "f" else None
 
 
 def is_constant(value: ir.Value | None) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from quantcli import graph
@@ -11,6 +10,8 @@ from quantcli.kernels import KERNELS
 from quantcli.oprules import OP_RULES, Role
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     import onnx_ir as ir
 
     from quantcli.plan import Unit
@@ -24,7 +25,6 @@ def group_tensors(
     infos: Infos,
     units: Sequence[Unit],
     tensors: Mapping[str, QuantSpec],
-    skipped: Container[str],
 ) -> tuple[tuple[frozenset[str], ...], dict[str, Fixed]]:
     """Return the groups of tensors on one grid, and the tensors whose grid is known.
 
@@ -39,7 +39,7 @@ def group_tensors(
             continue
         unit = by_node.get(graph.node_name(node))
         outputs = [graph.name_of(o) for o in node.outputs if o.name]
-        if rule.role is Role.SAME and (unit is not None or _lossless(node, rule, infos)):
+        if rule.role is Role.SAME and (unit is not None or _lossless(node, infos)):
             for output in outputs:
                 joined.union(graph.name_of(node.inputs[0]) if node.inputs[0] else "", output)
         elif rule.role is Role.JOIN and unit is not None:
@@ -49,8 +49,8 @@ def group_tensors(
     return joined.groups(), joined.fixed_of_all()
 
 
-def _lossless(node: ir.Node, rule: object, infos: Infos) -> bool:
-    """Data movement that runs in float still is exact on one grid, unless onnxruntime would fuse it into a slow kernel."""
+def _lossless(node: ir.Node, infos: Infos) -> bool:
+    """Data movement in float is exact on one grid too; not where onnxruntime would fuse it into a slow kernel."""
     if KERNELS[node.op_type].qdq.near_linear_only:
         return False
     return reason_against(node, OP_RULES[node.op_type], infos) is None

@@ -1,4 +1,4 @@
-"""The coverage ledger: the fate of every node of the graph under a plan, and the refusal where a mode allows no float."""
+"""The coverage ledger: the fate of every node under a plan, and the refusal where a mode allows no float."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def refuse_floats(state: State) -> None:
     if floats:
         shown = [f"{e.op_type} {e.node!r}: {e.reason}" for e in floats]
         raise UnsupportedError(
-            f"{len(floats)} of {len(list(state.model.graph))} operators cannot be integer in mode {state.recipe.name!r}",
+            f"{len(floats)} of {len(state.model.graph)} operators cannot be integer in mode {state.recipe.name!r}",
             reasons=shown,
             hint="use --mode full-integer, which keeps these in float",
         )

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from quantcli import recipe
 from quantcli.errors import RecipeError, UsageError, did_you_mean
+from quantcli.settings import with_overrides
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 def names() -> list[str]:
@@ -40,7 +44,7 @@ def resolve(mode: str, file: Path | None = None, settings: tuple[str, ...] = ())
         raise UsageError(f"unknown mode {mode!r}{near}", hint="quant modes lists them")
     if not settings:
         return chosen
-    return recipe.from_mapping(recipe.with_overrides(recipe.to_mapping(chosen), settings), where=f"{where} with --set")
+    return recipe.from_mapping(with_overrides(recipe.to_mapping(chosen), settings), where=f"{where} with --set")
 
 
 def sample_folder() -> Path:

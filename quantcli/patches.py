@@ -39,11 +39,12 @@ def conv_rows(x: Array, window: Window, most: int) -> Array:
     padded = np.pad(x, padding)
     reach = [d * (k - 1) + 1 for k, d in zip(window.kernel, window.dilations, strict=True)]
     views = np.lib.stride_tricks.sliding_window_view(padded, reach, axis=tuple(range(2, 2 + spatial)))
-    steps = (slice(None), slice(None), *(slice(None, None, s) for s in window.strides))
-    inner = tuple(slice(None, None, d) for d in window.dilations)
-    views = views[steps + inner]  # (N, C, *out, *kernel)
+    steps: list[slice] = [slice(None, None, s) for s in (1, 1, *window.strides)]
+    inner: list[slice] = [slice(None, None, d) for d in window.dilations]
+    views = views[tuple(steps + inner)]  # (N, C, *out, *kernel)
     taken = _spread([x.shape[0], *views.shape[2 : 2 + spatial]], most)
-    rows = views[(taken[0], slice(None), *taken[1:])]  # (P, C, *kernel)
+    chosen: list[slice | npt.NDArray[np.intp]] = [taken[0], slice(None), *taken[1:]]
+    rows = views[tuple(chosen)]  # (P, C, *kernel)
     grouped = rows.reshape(len(rows), window.groups, -1)
     return np.ascontiguousarray(np.moveaxis(grouped, 1, 0))
 

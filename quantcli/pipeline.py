@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 from quantcli.errors import RecipeError
-from quantcli.state import Instrument, Pass, State
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from quantcli.state import Instrument, Pass, State
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,13 @@ Values only; ``planner`` decides.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from quantcli.quant import QuantSpec
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from quantcli.quant import QuantSpec
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,6 @@ No numbers are needed: types and shapes come from loading the model, ranges come
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -20,6 +19,8 @@ from quantcli.quant import PerAxis, PerTensor, QuantSpec
 from quantcli.regions import Region, find_regions, is_region_worth
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import onnx_ir as ir
 
     from quantcli.recipe import Recipe, TensorScheme
@@ -135,7 +136,8 @@ def _unit(node: ir.Node, rule: OpRule, kernel: Kernel) -> Unit:
         outputs = ()
     weight = graph.input_at(node, rule.weight) if constant_weight else None
     if weight is not None and weight.shape is not None and node.op_type == "MatMul" and len(weight.shape) != 2:
-        weight, lowering, inputs = None, "product", ((0, inputs[0][1]), (1, graph.name_of(weight)))
+        inputs = ((0, inputs[0][1]), (1, graph.name_of(weight)))
+        weight, lowering = None, "product"
     bias = graph.input_at(node, rule.bias) if weight is not None else None
     return Unit(
         name,
@@ -262,7 +264,7 @@ def _with_specs(model: ir.Model, infos: Infos, recipe: Recipe, units: tuple[Unit
         if unit.weight is not None:
             per_channel = recipe.scheme.weights.granularity == "per-channel"
             weights[unit.node] = _spec(recipe.scheme.weights, PerAxis(unit.axis) if per_channel else PerTensor())
-    groups, fixed = group_tensors(list(model.graph), infos, units, tensors, draft.skipped)
+    groups, fixed = group_tensors(list(model.graph), infos, units, tensors)
     return Plan(
         units=units,
         activations=tensors,

@@ -1,20 +1,23 @@
 """Finds the pass or calibrator that a recipe names: a literal table of our own, then entry points of other packages.
 
-Entry point groups: ``quantcli.passes`` and ``quantcli.calibrators``; each names a class whose options are its arguments.
+Entry point groups: ``quantcli.passes``, ``quantcli.calibrators``; each names a class whose options are its arguments.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from quantcli.errors import RecipeError, did_you_mean
 from quantcli.pipeline import NamedPass
-from quantcli.recipe import Recipe, Scalar, Step
-from quantcli.state import Calibrator, Pass
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from quantcli.recipe import Recipe, Scalar, Step
+    from quantcli.state import Calibrator, Pass
 
 PASSES: Final = {
     "convert_opset": "quantcli.passes.convert_opset:ConvertOpset",

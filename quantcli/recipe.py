@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 import yaml
 
 from quantcli.dtypes import BY_NAME
-from quantcli.errors import RecipeError, UsageError, did_you_mean
+from quantcli.errors import RecipeError, did_you_mean
 
 Scalar = str | int | float | bool | None
 IO_TYPES: Final = ("float32", "int8", "uint8")
@@ -94,23 +94,6 @@ def from_mapping(
     return _Reader(where, getattr(wanted, "lines", {})).recipe(_extended(wanted, base or {}, where))
 
 
-def with_overrides(mapping: Mapping[str, object], settings: Iterable[str]) -> dict[str, object]:
-    """Apply ``a.b.c=value`` settings to a recipe's mapping; ``passes.NAME=off`` switches a pass."""
-    result = _copied(mapping)
-    for setting in settings:
-        path, sign, value = setting.partition("=")
-        if not sign or not path:
-            raise UsageError(
-                f"--set {setting!r}: expected PATH=VALUE", hint="for example --set scheme.weights.dtype=int8"
-            )
-        keys = path.split(".")
-        if keys[0] == "passes":
-            _override_pass(result, keys[1:], value, setting)
-        else:
-            _override(result, keys, _value(value, setting), setting)
-    return result
-
-
 def to_mapping(recipe: Recipe) -> dict[str, object]:
     """Return the mapping that ``from_mapping`` turns back into the recipe."""
 
@@ -145,7 +128,7 @@ class _Lines(dict[str, object]):
 class _Loader(yaml.SafeLoader):
     """Safe YAML that refuses a key given twice and remembers lines."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[str, object]:  # type: ignore[override]  # noqa: FBT001, FBT002 - PyYAML's signature
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[str, object]:  # type: ignore[override]  # noqa: FBT001, FBT002, ARG002 - PyYAML's signature
         """Build a mapping with lines."""
         found = _Lines()
         found.lines = {}
@@ -282,46 +265,3 @@ def _merged(below: Mapping[str, object], above: Mapping[str, object]) -> dict[st
         old = result.get(key)
         result[key] = _merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
     return result
-
-
-def _copied(value: Mapping[str, object]) -> dict[str, object]:
-    return {
-        k: _copied(v) if isinstance(v, Mapping) else list(v) if isinstance(v, list) else v for k, v in value.items()
-    }
-
-
-def _override(mapping: dict[str, object], keys: list[str], value: object, setting: str) -> None:
-    for key in keys[:-1]:
-        inner = mapping.get(key)
-        if not isinstance(inner, dict):
-            raise UsageError(f"--set {setting!r}: the recipe has no {key!r}{did_you_mean(key, mapping)}")
-        mapping = inner
-    if keys[-1] not in mapping:
-        near = did_you_mean(keys[-1], mapping) or f"; known: {', '.join(mapping)}"
-        raise UsageError(f"--set {setting!r}: the recipe has no {keys[-1]!r}{near}")
-    mapping[keys[-1]] = value
-
-
-def _override_pass(mapping: dict[str, object], keys: list[str], value: str, setting: str) -> None:
-    steps = mapping["passes"]
-    if not isinstance(steps, list) or not 1 <= len(keys) <= 2:
-        raise UsageError(f"--set {setting!r}: expected passes.NAME=on|off or passes.NAME.OPTION=VALUE")
-    names = [next(iter(s)) for s in steps]
-    if keys[0] not in names:
-        raise UsageError(f"--set {setting!r}: the recipe has no pass {keys[0]!r}{did_you_mean(keys[0], names)}")
-    where = names.index(keys[0])
-    if len(keys) == 1:
-        if value not in ("on", "off"):
-            raise UsageError(f"--set {setting!r}: expected on or off, found {value!r}")
-        old = steps[where][keys[0]]
-        steps[where] = {keys[0]: "off" if value == "off" else (old if isinstance(old, Mapping) else {})}
-    else:
-        old = steps[where][keys[0]]
-        steps[where] = {keys[0]: {**(old if isinstance(old, Mapping) else {}), keys[1]: _value(value, setting)}}
-
-
-def _value(text: str, setting: str) -> object:
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UsageError(f"--set {setting!r}: {text!r} is not a YAML value") from error

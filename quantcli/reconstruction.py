@@ -6,7 +6,6 @@ reconstructed operators before it make them. What is changed (weights, biases) i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -17,6 +16,8 @@ from quantcli.spool import spool_all
 from quantcli.walk import Part, Walk
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
     import numpy.typing as npt
     import onnx_ir as ir
 
@@ -104,7 +105,7 @@ class Layer:
         run = self._part.run(constants=self._named(weight, bias), also=[self._output], only=True)
         for outputs, target in zip(run, self._target, strict=True):
             found = affine.dequantize(outputs[self._output], self._output_params)  # type: ignore[arg-type]
-            error = np.moveaxis(target - found, self._channel, 0).reshape(channels, -1)
+            error = np.moveaxis(target.astype(np.float32, copy=False) - found, self._channel, 0).reshape(channels, -1)
             total += error.sum(axis=1)
             squares += np.einsum("ij,ij->i", error, error)
             count += error.shape[1]

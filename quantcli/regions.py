@@ -1,12 +1,11 @@
 """Finds pointwise regions: connected operators that together are a function of one variable.
 
-``x * sigmoid(x)``, a HardSwish spelled Add, Clip, Mul, Div, a PReLU spelled Relu, Abs, Sub, Mul, Add: each is one region,
+``x * sigmoid(x)``, HardSwish spelled Add, Clip, Mul, Div, PReLU spelled Relu, Abs, Sub, Mul, Add: each is one region,
 one quantization at its input and one at its output. Constants may be scalars, or vary along one axis (per channel).
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,8 @@ from quantcli.applicability import Infos, dimension, is_float32, rank
 from quantcli.oprules import OP_RULES, POINTWISE_WITH_CONSTANT, Role
 
 if TYPE_CHECKING:
+    from collections.abc import Container, Sequence
+
     import onnx_ir as ir
 
 

@@ -201,7 +201,7 @@ def _stand_ins(model: ir.Model, big: Mapping[str, ir.TensorProtocol]) -> Iterato
     initializers = model.graph.initializers
     for name, tensor in big.items():
         initializers[name].const_value = ir.ExternalTensor(
-            "in-memory", 0, tensor.nbytes, tensor.dtype, shape=ir.Shape(tensor.shape.dims), name=name
+            "in-memory", 0, tensor.nbytes, tensor.dtype, shape=ir.Shape(tensor.shape.numpy()), name=name
         )
     try:
         yield

@@ -1,13 +1,15 @@
-"""Scratch space for the activations of many samples: in an unnamed temporary file, so memory stays that of one sample."""
+"""Scratch space for the activations of many samples: an unnamed temporary file, so memory stays that of one sample."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 class Spool:

@@ -6,7 +6,6 @@ layer is reached, its inputs are there, computed by the already corrected layers
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
@@ -15,6 +14,8 @@ from quantcli import graph, runtime
 from quantcli.spool import Spool
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
     import numpy as np
     import numpy.typing as npt
 

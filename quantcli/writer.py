@@ -1,4 +1,4 @@
-"""Writes quantized tensors into a graph: each has a float and an integer version, joined by Q and DQ where both are read.
+"""Writes quantized tensors into a graph: each has a float and an integer version, joined by Q and DQ.
 
 Knows parameters and names, not which operator becomes what.
 """
@@ -136,7 +136,7 @@ class Writer:
         )  # fmt: skip
 
     def settle(self, tensor: str, integers: ir.Value) -> None:
-        """Declare ``integers`` the source of a tensor: everyone who still reads it in float reads their dequantization."""
+        """Declare ``integers`` the source of a tensor: whoever still reads it in float reads their dequantization."""
         self.integers[tensor] = integers
         old = self.values[tensor]
         new = self.dequantize(integers, tensor)

@@ -12,10 +12,12 @@ from quantcli.applicability import reduced_axes
 from quantcli.writer import stem
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import onnx_ir as ir
 
     from quantcli.plan import Unit
-    from quantcli.writer import Writer
+    from quantcli.writer import Attribute, Writer
 
 
 def add(writer: Writer, unit: Unit, node: ir.Node) -> ir.Value:
@@ -129,7 +131,7 @@ def reduce_mean(writer: Writer, unit: Unit, node: ir.Node) -> ir.Value:
 def average_pool(writer: Writer, unit: Unit, node: ir.Node) -> ir.Value:
     """AveragePool -> QLinearAveragePool."""
     wanted = ("auto_pad", "ceil_mode", "count_include_pad", "kernel_shape", "pads", "strides")
-    attributes = {k: node.attributes[k].value for k in wanted if k in node.attributes}
+    attributes: dict[str, Attribute] = {k: node.attributes[k].value for k in wanted if k in node.attributes}
     source = unit.inputs[0][1]
     operands = [writer.quantized(source), *writer.grid(source), *writer.grid(unit.output)]
     return _microsoft(writer, unit, "QLinearAveragePool", operands, attributes)
@@ -161,15 +163,15 @@ def _mean(writer: Writer, unit: Unit, integers: ir.Value) -> ir.Value:
     return _microsoft(writer, unit, "QLinearGlobalAveragePool", operands, {"channels_last": 0})
 
 
-def _microsoft(  # noqa: PLR0913 - the parts of a node
+def _microsoft(
     writer: Writer,
     unit: Unit,
     op_type: str,
     operands: list[ir.Value | None] | list[ir.Value],
-    attributes: dict[str, object] | None = None,
+    attributes: Mapping[str, Attribute] | None = None,
 ) -> ir.Value:
     return writer.emit(
-        op_type, operands, attributes, name=f"{stem(unit.node)}_{op_type}", domain=graph.MICROSOFT,  # type: ignore[arg-type]
+        op_type, operands, attributes, name=f"{stem(unit.node)}_{op_type}", domain=graph.MICROSOFT,
         output_name=_name(unit),
     )  # fmt: skip
 

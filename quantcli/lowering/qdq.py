@@ -54,7 +54,7 @@ def _linear(writer: Writer, unit: Unit, node: ir.Node) -> ir.Value:
     return writer.emit("Add", [product, real], name=f"{stem(unit.node)}_bias", output_name=f"{stem(unit.output)}_sum")
 
 
-def _dequantize(  # noqa: PLR0913 - the operands of a DequantizeLinear
+def _dequantize(  # noqa: PLR0913, PLR0917 - the operands of a DequantizeLinear
     writer: Writer, integers: ir.Value, scale: ir.Value, zero: ir.Value, params: QuantParams, name: str
 ) -> ir.Value:
     attributes = {"axis": params.spec.granularity.axis} if isinstance(params.spec.granularity, PerAxis) else {}

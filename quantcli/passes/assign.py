@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar, Final
 
 import numpy as np
@@ -15,6 +14,8 @@ from quantcli.ledger import ledger_of, refuse_floats
 from quantcli.quant import NOTHING_SEEN, PerAxis, QuantParams, TensorStats
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import numpy.typing as npt
     import onnx_ir as ir
 
@@ -29,7 +30,7 @@ MIXED_RANGES: Final = 10.0  # a join whose operands differ by more loses the sma
 class Assign:
     """Chooses every parameter; operators whose tensors were never seen go back to float, with that reason."""
 
-    calibrator: Calibrator = MinMax()
+    calibrator: Calibrator = field(default_factory=MinMax)
     needs: ClassVar[frozenset[str]] = frozenset({"plan", "stats"})
     gives: ClassVar[frozenset[str]] = frozenset({"encodings"})
 
@@ -103,7 +104,7 @@ def _weight_params(
     chosen: dict[tuple[str, int], QuantParams] = {}
     warnings: list[str] = []
     for unit in plan.linear_units():
-        weight = graph.constant(values[unit.weight or ""])
+        weight = graph.real_constant(values[unit.weight or ""])
         bias = graph.constant(values[unit.bias]) if unit.bias else None
         if weight is None:
             continue
@@ -156,7 +157,7 @@ def _mixed(state: State, ranges: Mapping[str, tuple[float, float]]) -> list[str]
         low, high = min(spans, key=spans.__getitem__), max(spans, key=spans.__getitem__)
         if 0 < spans[low] * MIXED_RANGES < spans[high]:
             found.append(
-                f"{unit.node!r} joins {low!r} (up to {spans[low]:g}) and {high!r} (up to {spans[high]:g}) under one scale, "
-                f"a ratio of {spans[high] / spans[low]:.0f}; keep it float with --float {unit.node!r}"
+                f"{unit.node!r} joins {low!r} (up to {spans[low]:g}) and {high!r} (up to {spans[high]:g}) under one "
+                f"scale, a ratio of {spans[high] / spans[low]:.0f}; keep it float with --float {unit.node!r}"
             )
     return found

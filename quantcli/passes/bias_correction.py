@@ -41,7 +41,8 @@ class BiasCorrection:
             return state
         quantized = copied(state.quantized)
         kept = [_corrected(layer, self.rounds) for layer in reconstruct(state, quantized, self.samples, tick)]
-        note = f"bias correction on {min(self.samples, len(state.data))} samples, kept on {sum(kept)} of {len(kept)} layers"
+        used = min(self.samples, len(state.data))
+        note = f"bias correction on {used} samples, kept on {sum(kept)} of {len(kept)} layers"
         return replace(state, quantized=quantized).noted(notes=(note,))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class Calibrate:
     """Runs the prepared float model once per sample; memory is that of one sample."""
 
-    calibrator: Calibrator = MinMax()
+    calibrator: Calibrator = field(default_factory=MinMax)
     needs: ClassVar[frozenset[str]] = frozenset({"plan", "data"})
     gives: ClassVar[frozenset[str]] = frozenset({"stats"})
 
@@ -41,9 +41,9 @@ class Calibrate:
             for name, array in feed.items():
                 feeds.setdefault(name, _FeedSums()).add(array)
                 if name in observers:
-                    observers[name].observe(array)
+                    observers[name].observe(array.astype(np.float32, copy=False))
             for name, array in (session.run(feed) if session else {}).items():
-                observers[name].observe(array)
+                observers[name].observe(array.astype(np.float32, copy=False))
             tick(done, total)
         stats = {name: o.stats() for name, o in observers.items()}
         shown = {n: f.stats() for n, f in feeds.items() if f.count}

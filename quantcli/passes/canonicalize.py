@@ -1,7 +1,7 @@
 """Writes what exporters spell differently in one way, without changing the function.
 
-Gemm's alpha, beta and transA are folded; a subtraction or division by a constant becomes an Add or Mul; a zero Pad joins
-its Conv; an average over the whole plane becomes GlobalAveragePool; a PReLU spelled Relu, Abs, Sub, Mul, Add becomes PRelu; half and double precision are widened to float32.
+Gemm's alpha, beta and transA are folded; subtraction or division by a constant becomes Add or Mul; a zero Pad joins its
+Conv; an average over the whole plane becomes GlobalAveragePool; TensorFlow's spelling of PReLU becomes PRelu.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def _gemm(node: ir.Node, names: graph.Names) -> list[ir.Node]:
 
 
 def _sub(node: ir.Node, names: graph.Names) -> list[ir.Node]:
-    array = graph.constant(node.inputs[1]) if graph.is_constant(node.inputs[1]) else None
+    array = graph.real_constant(node.inputs[1])
     if array is not None and array.dtype == np.float32:
         _set_constant(node, 1, -array, names)
         node.op_type = "Add"
@@ -83,7 +83,7 @@ def _sub(node: ir.Node, names: graph.Names) -> list[ir.Node]:
 
 
 def _div(node: ir.Node, names: graph.Names) -> list[ir.Node]:
-    array = graph.constant(node.inputs[1]) if graph.is_constant(node.inputs[1]) else None
+    array = graph.real_constant(node.inputs[1])
     if array is not None and array.dtype == np.float32 and np.all(array != 0) and np.all(np.isfinite(1 / array)):
         _set_constant(node, 1, (1.0 / array.astype(np.float64)).astype(np.float32), names)
         node.op_type = "Mul"
@@ -189,7 +189,7 @@ def _set_constant(node: ir.Node, index: int, array: npt.NDArray[np.generic], nam
     if len(graph.consumers(value)) == 1 and value.shape == array.shape:
         graph.set_initializer(value, array)
     else:
-        made = graph.add_initializer(node.graph, names.new(graph.name_of(value)), array)  # type: ignore[arg-type]
+        made = graph.add_initializer(node.graph, names.new(graph.name_of(value)), array)
         node.replace_input_with(index, made)
 
 

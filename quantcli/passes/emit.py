@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from quantcli import graph
 from quantcli.lowering import boundary, integer, qdq
-from quantcli.report import INTEGER
+from quantcli.report import INTEGER, Entry
 from quantcli.state import Quantized
 from quantcli.writer import Writer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from quantcli.plan import Unit
+    from quantcli.quant import QuantParams
     from quantcli.state import State, Tick
 
-FORMS: Final[dict[str, Callable[[Writer, "Unit"], None]]] = {"qdq": qdq.write, "integer": integer.write}
+FORMS: Final[dict[str, Callable[[Writer, Unit], None]]] = {"qdq": qdq.write, "integer": integer.write}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +37,7 @@ class Emit:
             tick(done, len(state.plan.units))
         fed = _io(state, [graph.name_of(v) for v in state.model.graph.inputs])
         left = _io(state, [graph.name_of(v) for v in state.model.graph.outputs])
-        at_edge = {}
+        at_edge: dict[str, QuantParams] = {}
         if state.recipe.inputs != "float32":
             at_edge |= boundary.integer_inputs(writer, fed, state.recipe.inputs)
         if state.recipe.outputs != "float32":
@@ -47,7 +49,7 @@ def _io(state: State, names: list[str]) -> list[str]:
     return [n for n in names if n in state.encodings.tensors]
 
 
-def _finished(writer: Writer, at_edge: dict[str, object]) -> Quantized:
+def _finished(writer: Writer, at_edge: dict[str, QuantParams]) -> Quantized:
     writer.graph.sort()  # unused nodes are found from the end backwards
     graph.remove_unused(writer.model)
     present = graph.named_values(writer.graph)
@@ -56,14 +58,14 @@ def _finished(writer: Writer, at_edge: dict[str, object]) -> Quantized:
         tensors={t: n for t, v in writer.integers.items() if (n := graph.name_of(v)) in present},
         biases=writer.biases,
         weights=writer.weights,
-        params={**writer.params, **at_edge},  # type: ignore[dict-item]
-        boundary=at_edge,  # type: ignore[arg-type]
+        params={**writer.params, **at_edge},
+        boundary=at_edge,
         kernels=writer.kernels,
     )
 
 
-def _kernels(state: State, writer: Writer) -> dict[str, object]:
+def _kernels(state: State, writer: Writer) -> dict[str, Entry]:
     ledger = state.report.ledger
-    return {  # type: ignore[return-value]
+    return {
         n: replace(ledger[n], kernel=k) for n, k in writer.kernels.items() if n in ledger and ledger[n].fate == INTEGER
     }

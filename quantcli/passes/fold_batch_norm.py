@@ -1,6 +1,6 @@
 """Folds BatchNormalization, and the Mul and Add that exporters leave of it, into the linear operator before it.
 
-``W' = W * gamma / sqrt(var + eps)``, ``b' = (b - mean) * gamma / sqrt(var + eps) + beta``, computed in double precision.
+``W' = W * gamma / sqrt(var + eps)``, ``b' = (b - mean) * gamma / sqrt(var + eps) + beta``, in double precision.
 """
 
 from __future__ import annotations

@@ -46,9 +46,8 @@ class Gptq:
             return state
         quantized = copied(state.quantized)
         kept = [self._rounded(layer, len(state.data)) for layer in reconstruct(state, quantized, self.samples, tick)]
-        note = (
-            f"gptq rounding on {min(self.samples, len(state.data))} samples, kept on {sum(kept)} of {len(kept)} layers"
-        )
+        used = min(self.samples, len(state.data))
+        note = f"gptq rounding on {used} samples, kept on {sum(kept)} of {len(kept)} layers"
         return replace(state, quantized=quantized).noted(notes=(note,))
 
     def _rounded(self, layer: Layer, samples: int) -> bool:

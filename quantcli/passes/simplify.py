@@ -1,4 +1,4 @@
-"""Makes an exporter's graph plain: functions inlined, constants folded into initializers, no-ops and dead parts gone."""
+"""Makes an exporter's graph plain: functions inlined, constants folded, no-ops and dead parts gone."""
 
 from __future__ import annotations
 
