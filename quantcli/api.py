@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from quantcli import documents, files, modes, pipeline, plugins, runtime
 from quantcli.data import (
@@ -143,6 +144,7 @@ def _recipe(mode: str, asked: Options) -> Recipe:
         exclude=(*recipe.exclude, *asked.keep_float),
     )
     if asked.calibrator:
+        plugins.check_calibrator(asked.calibrator)
         steps = [replace(s, options={**s.options, "calibrator": asked.calibrator}) if s.name == "calibrate" else s
                  for s in recipe.passes]  # fmt: skip
         recipe = replace(recipe, passes=tuple(steps))
@@ -226,7 +228,8 @@ def _run(state: State, asked: Options, instruments: Sequence[Instrument]) -> Sta
     watchers = (*instruments, SaveTemps(asked.save_temps)) if asked.save_temps else instruments
     has = frozenset({"data"}) if state.data is not None else frozenset()
     pipeline.check(passes, has=has)
-    state = pipeline.run(passes, state, watchers)
+    with threadpool_limits(1, user_api="blas"):  # a sum split over threads rounds differently: same bytes everywhere
+        state = pipeline.run(passes, state, watchers)
     floats = state.report.floats()
     if asked.strict and floats:
         raise UnsupportedError(

@@ -127,6 +127,12 @@ def _mean(node: ir.Node, infos: Infos) -> str | None:
     return None
 
 
+def _cast(node: ir.Node, infos: Infos) -> str | None:
+    info = infos.get(graph.name_of(node.inputs[0])) if node.inputs[0] is not None else None
+    given = info.dtype.name if info is not None and info.dtype is not None else "an unknown type"
+    return None if given == "uint8" else f"casts {given}: only uint8 values are on an 8-bit grid as they stand"
+
+
 def reduced_axes(node: ir.Node, known: int) -> tuple[int, ...] | None:
     """Return the axes that a Reduce operator reduces, ascending and non-negative; None where they are computed."""
     axes = graph.ints_attribute(node, "axes")
@@ -155,6 +161,7 @@ _CHECKS: Final[dict[str, Callable[[ir.Node, Infos], str | None]]] = {
     "GlobalAveragePool": _global_pool,
     "GlobalMaxPool": _global_pool,
     "MaxPool": _no_indices,
+    "Cast": _cast,
     "Split": _argument_constant,
     "Slice": _argument_constant,
 }

@@ -19,42 +19,46 @@ BLOCK: Final = 128  # columns after which the rest is updated at once
 
 
 def gptq(weight: Floats, scale: Floats, hessian: Floats, *, qmin: int, qmax: int) -> npt.NDArray[np.int64]:
-    """Round ``weight`` to integers so that ``(W - scale * Q) H (W - scale * Q)^T`` is small.
+    """Round ``weight`` to integers so that ``(W - scale * Q) H (W - scale * Q)^T`` is small, group by group.
 
     Args:
-        weight: Real weights, (rows, K).
-        scale: Step of each row, (rows,).
-        hessian: Second moments of the inputs, (K, K); one for all rows.
+        weight: Real weights, (groups, rows, K).
+        scale: Step of each row, (groups, rows).
+        hessian: Second moments of the inputs of each group, (groups, K, K).
         qmin: Smallest integer.
         qmax: Largest integer.
 
     Returns:
-        Integers, (rows, K). Columns are rounded in order of falling diagonal ("act order").
+        Integers, (groups, rows, K). Columns are rounded in order of falling diagonal ("act order").
     """
-    order = np.argsort(-np.diag(hessian), kind="stable")
-    factor = _inverse_factor(hessian[np.ix_(order, order)])
-    w = (weight / scale[:, None])[:, order]
+    order = np.argsort(-np.einsum("gkk->gk", hessian), axis=1, kind="stable")
+    sorted_rows = np.take_along_axis(hessian, order[:, :, None], axis=1)
+    factor = _inverse_factor(np.take_along_axis(sorted_rows, order[:, None, :], axis=2))
+    w = np.take_along_axis(weight / scale[:, :, None], order[:, None, :], axis=2)
     q = np.empty_like(w)
-    columns = w.shape[1]
+    columns = w.shape[2]
     for start in range(0, columns, BLOCK):
         end = min(start + BLOCK, columns)
-        errors = np.empty((w.shape[0], end - start))
+        errors = np.empty((*w.shape[:2], end - start))
         for i in range(start, end):
-            q[:, i] = np.clip(np.rint(w[:, i]), qmin, qmax)
-            errors[:, i - start] = (w[:, i] - q[:, i]) / factor[i, i]
-            w[:, i + 1 : end] -= errors[:, i - start, None] * factor[i, i + 1 : end]
-        w[:, end:] -= errors @ factor[start:end, end:]
+            q[:, :, i] = np.clip(np.rint(w[:, :, i]), qmin, qmax)
+            error = (w[:, :, i] - q[:, :, i]) / factor[:, None, i, i]
+            w[:, :, i + 1 : end] -= error[:, :, None] * factor[:, None, i, i + 1 : end]
+            errors[:, :, i - start] = error
+        w[:, :, end:] -= np.matmul(errors, factor[:, start:end, end:])
     result = np.empty(w.shape, np.int64)
-    result[:, order] = q.astype(np.int64)
+    np.put_along_axis(result, np.broadcast_to(order[:, None, :], w.shape), q.astype(np.int64), axis=2)
     return result
 
 
 def _inverse_factor(hessian: Floats) -> Floats:
-    """Return the upper Cholesky factor of the inverse of the damped matrix."""
+    """Return the upper Cholesky factors of the inverses of the damped matrices, (groups, K, K)."""
     damped = hessian.copy()
-    diagonal = np.einsum("ii->i", damped)
-    dead = diagonal <= 0
-    diagonal[dead] = 1.0
-    diagonal += DAMP * max(float(diagonal[~dead].mean()) if (~dead).any() else 1.0, np.finfo(np.float64).tiny)
+    diagonal = np.einsum("gkk->gk", damped)
+    alive = diagonal > 0
+    mean = np.where(alive, diagonal, 0).sum(axis=1) / np.maximum(alive.sum(axis=1), 1)
+    mean = np.where(mean > 0, mean, 1.0)
+    diagonal += np.where(alive, 0.0, mean[:, None]) + DAMP * mean[:, None]
     inverse = np.linalg.inv(damped)
-    return np.ascontiguousarray(np.linalg.cholesky((inverse + inverse.T) / 2).T)
+    symmetric = (inverse + inverse.transpose(0, 2, 1)) / 2
+    return np.ascontiguousarray(np.linalg.cholesky(symmetric).transpose(0, 2, 1))

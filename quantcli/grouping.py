@@ -31,7 +31,7 @@ def group_tensors(
     Data movement keeps the grid of its input. Operands of a Concat, Max or Min take that of the result where nobody
     else reads them. A result with a fixed range (Softmax, Sigmoid, Tanh ...) brings its own grid into its group.
     """
-    joined = _Union(tensors, _fixed_results(nodes, units, tensors))
+    joined = _Union(tensors, _fixed_results(nodes, infos, units, tensors))
     by_node = {u.node: u for u in units}
     for node in nodes:
         rule = OP_RULES.get(node.op_type) if graph.is_onnx(node) else None
@@ -64,7 +64,7 @@ def _alone(value: ir.Value | None) -> bool:
 
 
 def _fixed_results(
-    nodes: Sequence[ir.Node], units: Sequence[Unit], tensors: Mapping[str, QuantSpec]
+    nodes: Sequence[ir.Node], infos: Infos, units: Sequence[Unit], tensors: Mapping[str, QuantSpec]
 ) -> dict[str, Fixed]:
     found: dict[str, Fixed] = {}
     inner = {m for u in units for m in u.members[:-1]}
@@ -73,9 +73,36 @@ def _fixed_results(
         if rule is None or rule.fixed is None or graph.node_name(node) in inner:
             continue
         name = graph.name_of(node.outputs[0])
+        if rule.role is Role.SOURCE and reason_against(node, rule, infos) is not None:
+            continue
         if name in tensors and not tensors[name].symmetric and tensors[name].dtype.name == "uint8":
             found[name] = rule.fixed
     return found
+
+
+def useful_ranges(nodes: Sequence[ir.Node], tensors: Mapping[str, QuantSpec]) -> dict[str, tuple[float, float]]:
+    """Return, for tensors read by nothing but saturating functions, the range outside of which these are flat."""
+    found: dict[str, tuple[float, float]] = {}
+    for node in nodes:
+        for value in node.outputs:
+            readers = [reader for reader, _ in graph.consumers(value)]
+            if value.name not in tensors or value.is_graph_output() or not readers:
+                continue
+            flats = [_flat(reader) for reader in readers]
+            known = [f for f in flats if f is not None]
+            if len(known) == len(flats):
+                found[graph.name_of(value)] = (min(low for low, _ in known), max(high for _, high in known))
+    return found
+
+
+def _flat(node: ir.Node) -> tuple[float, float] | None:
+    rule = OP_RULES.get(node.op_type) if graph.is_onnx(node) else None
+    if rule is None or rule.flat is None:
+        return None
+    if node.op_type == "HardSigmoid":
+        alpha, beta = graph.float_attribute(node, "alpha", 0.2), graph.float_attribute(node, "beta", 0.5)
+        return (-beta / alpha, (1.0 - beta) / alpha) if alpha > 0 else None
+    return rule.flat
 
 
 class _Union:

@@ -115,6 +115,7 @@ KERNELS: Final[dict[str, Kernel]] = {
     "Softmax": Kernel(qdq=_float("QLinearSoftmax is 4-7 times slower than float"), integer=_YES, lowering="softmax"),
     "LogSoftmax": _NEITHER,
     "LpNormalization": _NEITHER,
+    "Cast": _integer_only("source"),
     "Shape": _both("read"),
     "Size": _both("read"),
     "ArgMax": _both("read"),

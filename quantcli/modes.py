@@ -44,7 +44,10 @@ def resolve(mode: str, file: Path | None = None, settings: tuple[str, ...] = ())
         raise UsageError(f"unknown mode {mode!r}{near}", hint="quant modes lists them")
     if not settings:
         return chosen
-    return recipe.from_mapping(with_overrides(recipe.to_mapping(chosen), settings), where=f"{where} with --set")
+    try:
+        return recipe.from_mapping(with_overrides(recipe.to_mapping(chosen), settings), where=f"{where} with --set")
+    except RecipeError as error:
+        raise UsageError(error.message, hint=error.hint) from error
 
 
 def sample_folder() -> Path:

@@ -22,6 +22,7 @@ class Role(Enum):
     REDUCE = "reduce"  # means and sums: the output has its own, narrower range
     FIXED = "fixed"  # the range of the result is known beforehand
     POINTWISE = "pointwise"  # a function of one variable: 256 entries say all
+    SOURCE = "source"  # 8-bit integers of the user's own become real numbers: the grid 1, 0 holds them exactly
     OPAQUE = "opaque"  # reads values or shapes, its result is not a quantized tensor
 
 
@@ -37,6 +38,8 @@ class OpRule:
         axis: Output channel axis of the weight for group 1 (LINEAR); Gemm's depends on transB.
         fixed: Scale and uint8 zero point of the result where it is known (FIXED, and POINTWISE with a bounded result).
         bounds: Smallest and largest value that the operator lets through: it is absorbed by the range of its producer.
+        flat: Values below and above which the result is constant (to within half an 8-bit step of a bounded result):
+            the range of the input need not reach further.
     """
 
     role: Role
@@ -46,6 +49,7 @@ class OpRule:
     axis: int = 0
     fixed: tuple[float, int] | None = None
     bounds: tuple[float, float] | None = None
+    flat: tuple[float, float] | None = None
 
 
 _INF: Final = float("inf")
@@ -108,8 +112,8 @@ OP_RULES: Final[dict[str, OpRule]] = {
     "LogSoftmax": OpRule(Role.FIXED, fixed=(16 / 256, 255)),
     "LpNormalization": OpRule(Role.FIXED, fixed=(1 / 128, 128)),
     # functions of one variable
-    "Sigmoid": OpRule(Role.POINTWISE, fixed=(1 / 256, 0)),
-    "Tanh": OpRule(Role.POINTWISE, fixed=(1 / 128, 128)),
+    "Sigmoid": OpRule(Role.POINTWISE, fixed=(1 / 256, 0), flat=(-8.0, 8.0)),
+    "Tanh": OpRule(Role.POINTWISE, fixed=(1 / 128, 128), flat=(-4.0, 4.0)),
     "Relu": OpRule(Role.POINTWISE, bounds=(0.0, _INF)),
     "Clip": OpRule(Role.POINTWISE, bounds=(-_INF, _INF)),
     "LeakyRelu": _POINTWISE,
@@ -118,8 +122,8 @@ OP_RULES: Final[dict[str, OpRule]] = {
     "Selu": _POINTWISE,
     "Celu": _POINTWISE,
     "Gelu": _POINTWISE,
-    "HardSigmoid": _POINTWISE,
-    "HardSwish": _POINTWISE,
+    "HardSigmoid": OpRule(Role.POINTWISE, flat=(-2.5, 2.5)),  # of the default alpha 0.2, beta 0.5
+    "HardSwish": OpRule(Role.POINTWISE, flat=(-3.0, _INF)),
     "Mish": _POINTWISE,
     "Softplus": _POINTWISE,
     "Softsign": _POINTWISE,
@@ -137,6 +141,8 @@ OP_RULES: Final[dict[str, OpRule]] = {
     "Round": _POINTWISE,
     "Sin": _POINTWISE,
     "Cos": _POINTWISE,
+    # integers of the user's own, such as the pixels of an image
+    "Cast": OpRule(Role.SOURCE, data=(), fixed=(1.0, 0)),
     # read, not computed with
     "Shape": _OPAQUE,
     "Size": _OPAQUE,

@@ -59,7 +59,7 @@ class Plan:
         fixed: Tensor name -> (scale, uint8 zero point) known beforehand.
         skipped: Node name -> why it stays float.
         untouched: Nodes that have nothing to quantize.
-        clamps: Tensor name -> values beyond which its range need not reach.
+        useful: Tensor name -> values beyond which none of its readers can tell a difference.
     """
 
     units: tuple[Unit, ...] = ()
@@ -69,6 +69,7 @@ class Plan:
     fixed: Mapping[str, tuple[float, int]] = field(default_factory=dict)
     skipped: Mapping[str, str] = field(default_factory=dict)
     untouched: frozenset[str] = frozenset()
+    useful: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     def linear_units(self) -> tuple[Unit, ...]:
         """Return the units that have a constant weight."""

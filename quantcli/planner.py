@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from quantcli import dtypes, graph
 from quantcli.absorption import absorb
 from quantcli.applicability import CORE, Infos, data_inputs, is_float32, reason_against
-from quantcli.grouping import group_tensors
+from quantcli.grouping import group_tensors, useful_ranges
 from quantcli.kernels import KERNELS, NO_KERNEL, POINTWISE, Kernel
 from quantcli.oprules import OP_RULES, OpRule, Role
 from quantcli.plan import Plan, Unit
@@ -85,10 +85,10 @@ def _candidates(
 
 
 def _region(node: ir.Node, region: Region, recipe: Recipe, draft: _Draft) -> None:
-    cell = POINTWISE.cell(recipe.format)
     name = graph.node_name(node)
-    if not cell.integer:
-        draft.skipped[name] = cell.reason
+    against = _against_format(POINTWISE, recipe)
+    if against is not None:
+        draft.skipped[name] = against
     elif node is region.members[-1]:
         members = tuple(graph.node_name(m) for m in region.members)
         draft.absorbed.update(members[:-1])
@@ -118,10 +118,18 @@ def _verdict(node: ir.Node, infos: Infos, recipe: Recipe) -> tuple[str | None, O
     if rule is None:
         return f"{graph.describe_op(node)} has no rule in the op table", None, NO_KERNEL
     kernel = KERNELS.get(node.op_type, POINTWISE if rule.role is Role.POINTWISE else NO_KERNEL)
+    return _against_format(kernel, recipe) or reason_against(node, rule, infos), rule, kernel
+
+
+def _against_format(kernel: Kernel, recipe: Recipe) -> str | None:
+    """Return why the format has no integer form of an operator.
+
+    Where no float is allowed, Q and DQ around an operator state integers for other runtimes, even where this one gains
+    nothing by them.
+    """
     cell = kernel.cell(recipe.format)
-    if not cell.integer:
-        return cell.reason, rule, kernel
-    return reason_against(node, rule, infos), rule, kernel
+    stated = recipe.format == "qdq" and recipe.fallback == "refuse" and kernel.integer.integer
+    return None if cell.integer or stated else cell.reason
 
 
 def _unit(node: ir.Node, rule: OpRule, kernel: Kernel) -> Unit:
@@ -273,6 +281,7 @@ def _with_specs(model: ir.Model, infos: Infos, recipe: Recipe, units: tuple[Unit
         fixed=fixed,
         skipped=draft.skipped,
         untouched=frozenset(draft.untouched),
+        useful=useful_ranges(list(model.graph), tensors),
     )
 
 

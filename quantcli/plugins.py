@@ -10,7 +10,7 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Final, cast
 
-from quantcli.errors import RecipeError, did_you_mean
+from quantcli.errors import RecipeError, UsageError, did_you_mean
 from quantcli.pipeline import NamedPass
 
 if TYPE_CHECKING:
@@ -39,6 +39,18 @@ CALIBRATORS: Final = {"minmax": "quantcli.calibrators.minmax:MinMax"}
 def passes_of(recipe: Recipe) -> list[NamedPass]:
     """Return the passes that a recipe lists and does not switch off, with their options."""
     return [NamedPass(s.name, _pass(s)) for s in recipe.passes if s.enabled]
+
+
+def check_calibrator(name: str) -> None:
+    """Raise for a calibrator that does not exist.
+
+    Raises:
+        UsageError: With the nearest names.
+    """
+    try:
+        _find(name, CALIBRATORS, "quantcli.calibrators")
+    except RecipeError as error:
+        raise UsageError(f"--calibrator: {error.message}") from error
 
 
 def _pass(step: Step) -> Pass:

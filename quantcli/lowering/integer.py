@@ -33,6 +33,7 @@ LOWERINGS: Final[dict[str, Lowering]] = {
     "softmax": arithmetic.softmax,
     "move": movement.move,
     "pad": movement.pad,
+    "source": movement.source,
     "table": pointwise.table,
 }
 

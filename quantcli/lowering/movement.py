@@ -36,6 +36,15 @@ def pad(writer: Writer, unit: Unit, node: ir.Node) -> ir.Value:
     return _copy(writer, unit, node, inputs)
 
 
+def source(writer: Writer, unit: Unit, node: ir.Node) -> ir.Value:
+    """Cast of uint8 to float -> the uint8 values themselves."""
+    del unit
+    value = node.inputs[0]
+    if value is None:
+        raise ValueError("a Cast without input")
+    return writer.emit("Identity", [value], name=f"{stem(graph.name_of(value))}_integers")
+
+
 def read(writer: Writer, unit: Unit, node: ir.Node) -> None:
     """Let a node that only reads (Shape, ArgMax) read the integers."""
     for index, tensor in unit.inputs:

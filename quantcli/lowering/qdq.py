@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 def write(writer: Writer, unit: Unit) -> None:
     """Write one unit between DQ and Q."""
     node = writer.nodes[unit.node]
-    for index, tensor in unit.inputs:
+    for member in unit.members:
+        _read_dequantized(writer, writer.nodes[member], unit.inputs[0][1])
+    for index, tensor in () if unit.members else unit.inputs:
         node.replace_input_with(index, writer.dequantized(tensor))
     if unit.lowering == "read":
         return
@@ -33,6 +35,13 @@ def write(writer: Writer, unit: Unit) -> None:
             writer.quantize_result(graph.name_of(value), value)
         return
     writer.quantize_result(unit.output, raw)
+
+
+def _read_dequantized(writer: Writer, member: ir.Node, tensor: str) -> None:
+    source = writer.values[tensor]
+    for index, value in enumerate(member.inputs):
+        if value is source:
+            member.replace_input_with(index, writer.dequantized(tensor))
 
 
 def _linear(writer: Writer, unit: Unit, node: ir.Node) -> ir.Value:

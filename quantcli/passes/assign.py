@@ -80,7 +80,7 @@ def _stats(name: str, values: Mapping[str, ir.Value], state: State) -> TensorSta
 
 def _activation_params(plan: Plan, ranges: Mapping[str, tuple[float, float]]) -> dict[str, QuantParams]:
     chosen: dict[str, QuantParams] = {}
-    clamps = {u.output: u.clamp for u in plan.units if u.clamp is not None}
+    clamps = {**plan.useful, **{u.output: u.clamp for u in plan.units if u.clamp is not None}}
     alone = [frozenset({n}) for n in plan.activations if not any(n in g for g in plan.groups)]
     for group in (*plan.groups, *alone):
         spec = plan.activations[next(iter(group))]

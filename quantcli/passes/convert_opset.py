@@ -39,6 +39,13 @@ class ConvertOpset:
 
 
 def _converted(model: ir.Model, target: int) -> ir.Model:
+    for node in model.graph.all_nodes():
+        if graph.is_onnx(node) and not onnx.defs.has(node.op_type):
+            raise ModelError(
+                f"node {graph.node_name(node)!r} is a {node.op_type}, which no ONNX opset defines any more: "
+                f"the model's opset {graph.opset(model)} cannot be converted to {target}",
+                hint="export the model again with opset 13 or newer",
+            )
     proto = ir.to_proto(model)
     if proto.ir_version < 4:  # before IR 4 the converter wants initializers among the inputs
         known = {i.name for i in proto.graph.input}

@@ -35,7 +35,7 @@ class Gptq:
     """
 
     samples: int = 32
-    rows: int = 16384
+    rows: int = 8192
     largest: int = 8192
     needs: ClassVar[frozenset[str]] = frozenset({"quantized", "data"})
     gives: ClassVar[frozenset[str]] = frozenset()
@@ -59,9 +59,7 @@ class Gptq:
         scale = np.broadcast_to(layer.weight_params.scale.astype(np.float64), (real.shape[0] * real.shape[1],))
         scale = scale.reshape(real.shape[:2])
         spec = layer.weight_params.spec
-        rounded = np.stack(
-            [gptq(w, s, h, qmin=spec.qmin, qmax=spec.qmax) for w, s, h in zip(real, scale, covariance, strict=True)]
-        )
+        rounded = gptq(real, scale, covariance, qmin=spec.qmin, qmax=spec.qmax)
         weight, bias = layer.weight(), layer.bias()
         shift = np.einsum("grk,gk->gr", real - rounded * scale[..., None], mean).ravel()
         steps = np.rint(shift / layer.bias_params.scale).astype(np.int64)
