@@ -48,6 +48,7 @@ def provenance(state: State, path: Path) -> dict[str, Json]:
         "random_data": bool(data.synthetic) if data is not None else False,
         "recipe_sha256": hashlib.sha256(state.recipe.dump().encode()).hexdigest(),
         "coverage": dict(state.report.count()),
+        "equalized": list(state.report.equalized),
     }
 
 

@@ -162,6 +162,17 @@ def set_initializer(value: ir.Value, array: npt.NDArray[np.generic]) -> None:
     value.const_value = ir.Tensor(array, name=value.name)
 
 
+def set_own_constant(node: ir.Node, index: int, array: npt.NDArray[np.generic], names: Names) -> None:
+    """Give a node another constant; the old name is kept where nobody else reads the old one, or its shape differs."""
+    value = node.inputs[index]
+    if value is None or not isinstance(node.graph, ir.Graph):
+        raise ValueError(f"input {index} of {node.name!r} is no constant of a graph")
+    if len(consumers(value)) == 1 and value.shape == array.shape:
+        set_initializer(value, array)
+    else:
+        node.replace_input_with(index, add_initializer(node.graph, names.new(name_of(value)), array))
+
+
 def replace_value(old: ir.Value, new: ir.Value, *, keep_name: bool = True) -> None:
     """Let every reader of ``old`` read ``new``, graph outputs included; ``new`` takes over the name if asked."""
     is_output = old.is_graph_output()

@@ -272,6 +272,7 @@ def _with_specs(model: ir.Model, infos: Infos, recipe: Recipe, units: tuple[Unit
         if unit.weight is not None:
             per_channel = recipe.scheme.weights.granularity == "per-channel"
             weights[unit.node] = _spec(recipe.scheme.weights, PerAxis(unit.axis) if per_channel else PerTensor())
+    tensors.update((t, activation) for t in _integer_boundary(model, infos, recipe))
     groups, fixed = group_tensors(list(model.graph), infos, units, tensors)
     return Plan(
         units=units,
@@ -283,6 +284,13 @@ def _with_specs(model: ir.Model, infos: Infos, recipe: Recipe, units: tuple[Unit
         untouched=frozenset(draft.untouched),
         useful=useful_ranges(list(model.graph), tensors),
     )
+
+
+def _integer_boundary(model: ir.Model, infos: Infos, recipe: Recipe) -> list[str]:
+    """Return the float inputs and outputs that the recipe wants as integers, whoever reads or makes them."""
+    inputs = list(model.graph.inputs) if recipe.inputs != "float32" else []
+    outputs = list(model.graph.outputs) if recipe.outputs != "float32" else []
+    return [graph.name_of(v) for v in (*inputs, *outputs) if is_float32(v, infos)]
 
 
 def _spec(scheme: TensorScheme, granularity: PerTensor | PerAxis) -> QuantSpec:

@@ -25,6 +25,7 @@ PASSES: Final = {
     "fold_batch_norm": "quantcli.passes.fold_batch_norm:FoldBatchNorm",
     "canonicalize": "quantcli.passes.canonicalize:Canonicalize",
     "check_parity": "quantcli.passes.check_parity:CheckParity",
+    "equalize": "quantcli.passes.equalize:Equalize",
     "make_plan": "quantcli.passes.make_plan:MakePlan",
     "calibrate": "quantcli.passes.calibrate:Calibrate",
     "assign": "quantcli.passes.assign:Assign",

@@ -67,6 +67,7 @@ class Report:
     feeds: Mapping[str, FeedStats] = field(default_factory=dict)
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     parity_db: float | None = None
+    equalized: tuple[str, ...] = ()  # tensors whose channels carry factors that the user's tensors do not
     verification: Verification | None = None
     timings: Mapping[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()

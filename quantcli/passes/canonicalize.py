@@ -54,7 +54,7 @@ def _gemm(node: ir.Node, names: graph.Names) -> list[ir.Node]:
     if weight is None or (bias is None and graph.input_at(node, 2) is not None):
         return []
     if alpha != 1.0:
-        _set_constant(node, 1, (weight.astype(np.float64) * alpha).astype(np.float32), names)
+        graph.set_own_constant(node, 1, (weight.astype(np.float64) * alpha).astype(np.float32), names)
         node.attributes["alpha"] = ir.AttrFloat32("alpha", 1.0)
     channels = weight.shape[0 if graph.int_attribute(node, "transB", 0) else 1]
     if bias is not None:
@@ -62,7 +62,7 @@ def _gemm(node: ir.Node, names: graph.Names) -> list[ir.Node]:
             return []
         full = np.broadcast_to(bias.ravel().astype(np.float64) * beta, (channels,)).astype(np.float32)
         if beta != 1.0 or bias.shape != full.shape:
-            _set_constant(node, 2, np.array(full), names)
+            graph.set_own_constant(node, 2, np.array(full), names)
     if beta != 1.0:
         node.attributes["beta"] = ir.AttrFloat32("beta", 1.0)
     if graph.int_attribute(node, "transA", 0) and node.inputs[0] is not None:
@@ -77,7 +77,7 @@ def _gemm(node: ir.Node, names: graph.Names) -> list[ir.Node]:
 def _sub(node: ir.Node, names: graph.Names) -> list[ir.Node]:
     array = graph.real_constant(node.inputs[1])
     if array is not None and array.dtype == np.float32:
-        _set_constant(node, 1, -array, names)
+        graph.set_own_constant(node, 1, -array, names)
         node.op_type = "Add"
     return []
 
@@ -85,7 +85,7 @@ def _sub(node: ir.Node, names: graph.Names) -> list[ir.Node]:
 def _div(node: ir.Node, names: graph.Names) -> list[ir.Node]:
     array = graph.real_constant(node.inputs[1])
     if array is not None and array.dtype == np.float32 and np.all(array != 0) and np.all(np.isfinite(1 / array)):
-        _set_constant(node, 1, (1.0 / array.astype(np.float64)).astype(np.float32), names)
+        graph.set_own_constant(node, 1, (1.0 / array.astype(np.float64)).astype(np.float32), names)
         node.op_type = "Mul"
     return []
 
@@ -180,17 +180,6 @@ def _prelu(
         return None
     slope = 2.0 * np.prod(np.broadcast_arrays(*factors), axis=0)
     return source, np.asarray(slope, np.float32), inner
-
-
-def _set_constant(node: ir.Node, index: int, array: npt.NDArray[np.generic], names: graph.Names) -> None:
-    value = node.inputs[index]
-    if value is None or node.graph is None:
-        return
-    if len(graph.consumers(value)) == 1 and value.shape == array.shape:
-        graph.set_initializer(value, array)
-    else:
-        made = graph.add_initializer(node.graph, names.new(graph.name_of(value)), array)
-        node.replace_input_with(index, made)
 
 
 _REWRITES: Final[dict[str, Rewrite]] = {

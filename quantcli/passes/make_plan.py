@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Final
 
 import numpy as np
 
@@ -12,14 +12,12 @@ from quantcli.errors import ModelError
 from quantcli.ledger import ledger_of, refuse_floats
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     import onnx_ir as ir
 
-    from quantcli.plan import Plan
     from quantcli.state import State, Tick
 
-_ASKED = "kept float as asked"
+_ASKED: Final = "kept float as asked"
+_WEIGHTED: Final = ("Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,20 +36,21 @@ class MakePlan:
         asked = {name: _ASKED for names in matched.values() for name in names}
         notes = tuple(f"--float {p}: {len(names)} nodes" for p, names in matched.items())
         plan = planner.make_plan(model, infos, state.recipe, asked)
-        _check_weights(model, plan)
+        _check_weights(model)
         state = replace(state, model=model, plan=plan).noted(notes=notes).entered(ledger_of(model, plan))
         refuse_floats(state)
         return state
 
 
-def _check_weights(model: ir.Model, plan: Plan) -> None:
-    values: Mapping[str, ir.Value] = graph.named_values(model.graph)
-    for unit in plan.linear_units():
-        for name in (unit.weight, unit.bias):
-            array = graph.constant(values[name]) if name else None
-            if array is not None and not np.isfinite(array).all():
+def _check_weights(model: ir.Model) -> None:
+    """Raise for a weight or bias with a NaN or an infinity: its layer is wrong in float already."""
+    for node in model.graph.all_nodes():
+        for value in node.inputs[1:] if graph.is_onnx(node, *_WEIGHTED) else ():
+            array = graph.real_constant(value)
+            if value is not None and array is not None and not np.isfinite(array).all():
                 broken = int(np.count_nonzero(~np.isfinite(array)))
                 raise ModelError(
-                    f"weight {name!r} of node {unit.node!r} holds {broken} values that are NaN or infinite",
+                    f"weight {value.name!r} of node {node.name!r} ({node.op_type}) holds {broken} values that are NaN "
+                    "or infinite; expected finite numbers",
                     hint="repair the model: such a weight has no integer form and makes the float output wrong too",
                 )

@@ -32,11 +32,14 @@ class Simplify:
         """Simplify the prepared model and enter the nodes that disappeared into the ledger."""
         del tick
         model = state.model.clone()
+        users = {graph.node_name(n): n for n in state.model.graph}
         ir_passes.InlinePass()(model)
         ir_passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
         ir_passes.RemoveInitializersFromInputsPass()(model)
         graph.name_everything(model)
-        entries = {n: Entry(n, op, FOLDED, reason="changes nothing at inference") for n, op in _remove_no_ops(model)}
+        present = {graph.node_name(n) for n in model.graph}
+        entries = {n: _lifted(n, node) for n, node in users.items() if n not in present}
+        entries |= {n: Entry(n, op, FOLDED, reason="changes nothing at inference") for n, op in _remove_no_ops(model)}
         entries |= {n: Entry(n, op, FOLDED, reason="constant") for n, op in _fold(model)}
         before = {graph.node_name(n): graph.describe_op(n) for n in model.graph.all_nodes()}
         dead = graph.remove_unused(model)
@@ -44,6 +47,11 @@ class Simplify:
         model.graph.sort()
         runtime.annotate(model)
         return replace(state, model=model).entered(entries)
+
+
+def _lifted(name: str, node: ir.Node) -> Entry:
+    reason = "constant" if graph.is_onnx(node, "Constant") else "function, inlined"
+    return Entry(name, graph.describe_op(node), FOLDED, reason=reason)
 
 
 def _remove_no_ops(model: ir.Model) -> list[tuple[str, str]]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 # Optimized and plain execution round at different places: an integer kernel rounds once where Q, operator, DQ in float
 # round elsewhere. Each tie that falls the other way is one step, and later layers carry it on.
-MOST_STEPS: Final = 2.0  # rms difference of an output, in its own quantization steps
+MOST_STEPS: Final = 2.0  # rms difference of a tensor, in its own quantization steps
 COARSE_DB: Final = 20.0  # an output whose step alone costs this much is worth a warning
 
 
@@ -53,8 +53,8 @@ class Verify:
         except ModelError as error:
             raise InternalError(f"the quantized model does not load: {error.message}") from error
         steps = _difference(optimized, plain, state.data.take(self.plain_samples), quantized)
-        if steps > MOST_STEPS:
-            _name_culprit(state, quantized, steps)
+        if steps > MOST_STEPS:  # a float Softmax may magnify one step; what counts is where integers drift apart
+            _refuse_drift(state, quantized)
         data = state.data.take(self.samples)
         qualities = _qualities(state, optimized, data, tick)
         kernels = runtime.optimized_operators(quantized.model)
@@ -121,8 +121,8 @@ def _step(name: str, quantized: Quantized, values: npt.NDArray[np.generic]) -> f
     return span / 255 if np.isfinite(span) and span > 0 else 1.0
 
 
-def _name_culprit(state: State, quantized: Quantized, steps: float) -> None:
-    """Find the first tensor on which both executions differ, and raise with the node that makes it."""
+def _refuse_drift(state: State, quantized: Quantized) -> None:
+    """Raise for the first integer tensor on which both executions differ by more than rounding, and name it."""
     values = graph.named_values(quantized.model.graph)
     names = [n for n in quantized.tensors.values() if values[n].producer() is not None]
     sessions = [runtime.load(quantized.model, threads=state.threads, optimize=o, outputs=names) for o in (True, False)]
@@ -131,13 +131,12 @@ def _name_culprit(state: State, quantized: Quantized, steps: float) -> None:
     users = {integer: user for user, integer in quantized.tensors.items()}
     for name in names:
         error = np.abs(a[name].astype(np.int64) - b[name].astype(np.int64))
-        if error.size and float(np.sqrt(np.mean(np.square(error)))) > 1.0:
+        if error.size and float(np.sqrt(np.mean(np.square(error)))) > MOST_STEPS:
             raise InternalError(
                 f"onnxruntime computes tensor {users[name]!r} differently with and without optimizations: "
                 f"up to {int(error.max())} steps",
                 hint=f"keep its operator float: --float tensor:{users[name]}",
             )
-    raise InternalError(f"the outputs differ by {steps:.1f} steps with and without onnxruntime's optimizations")
 
 
 def _coarse(state: State, qualities: Mapping[str, OutputQuality]) -> list[str]:
