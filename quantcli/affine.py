@@ -41,7 +41,7 @@ def choose_params(
     lo = np.minimum(np.asarray(low, np.float64), 0.0)
     hi = np.maximum(np.asarray(high, np.float64), 0.0)
     if spec.symmetric:
-        half = (spec.qmax - spec.qmin + 1) // 2 if not spec.dtype.signed else spec.qmax
+        half = (spec.qmax - spec.qmin) / 2 if not spec.dtype.signed else spec.qmax
         span, steps = np.maximum(-lo, hi), float(half)
     else:
         span, steps = hi - lo, float(spec.qmax - spec.qmin)
@@ -60,7 +60,8 @@ def weight_params(
     """Choose the parameters of a constant from its own extremes; dead channels (all zero) get scale 1."""
     axis = spec.granularity.axis if isinstance(spec.granularity, PerAxis) else None
     if not weight.size:
-        return choose_params(0.0, 0.0, spec)
+        none = np.zeros(() if axis is None else weight.shape[axis])
+        return choose_params(none, none, spec)
     rest = None if axis is None else tuple(i for i in range(weight.ndim) if i != axis % weight.ndim)
     floor = np.maximum(np.asarray(smallest_scale, np.float32), SMALLEST_SCALE)
     return choose_params(weight.min(axis=rest), weight.max(axis=rest), spec, smallest_scale=floor)
@@ -69,7 +70,8 @@ def weight_params(
 def quantize(real: npt.NDArray[np.floating], params: QuantParams) -> npt.NDArray[np.integer]:
     """Round ``real`` to integers, half to even, and saturate: ``clip(rint(x / scale) + zero_point)``."""
     scale, zero = _aligned(params, real.ndim)
-    steps = np.rint(np.asarray(real, np.float32) / scale).astype(np.float64) + zero
+    with np.errstate(over="ignore"):  # what overflows saturates
+        steps = np.rint(np.asarray(real, np.float32) / scale).astype(np.float64) + zero
     integers: npt.NDArray[np.integer] = np.clip(steps, params.spec.qmin, params.spec.qmax).astype(
         params.spec.dtype.storage
     )

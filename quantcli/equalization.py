@@ -13,12 +13,13 @@ import numpy as np
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
     import numpy.typing as npt
 
     Floats = npt.NDArray[np.float64]
 
 EXPONENTS: Final = (0.0, 0.25, 0.5, 0.75, 1.0)
-LARGEST: Final = 64.0  # a channel that is nearly dead is not blown up further
+LARGEST: Final = 8.0  # a channel that is nearly dead is not blown up further
 HEADROOM: Final = 1.25  # a channel under a Clip keeps room for values a quarter beyond the largest one seen
 
 
@@ -47,7 +48,7 @@ def limits(tensors: Sequence[ChannelStats], bound: float | None) -> Floats:
             floor = np.maximum(side, side.max() / LARGEST)
             most = np.minimum(most, np.divide(side.max(), floor, out=np.full(side.shape, LARGEST), where=floor > 0))
     if bound is not None:
-        reached = np.maximum(tensors[0].high, np.finfo(np.float64).tiny) * HEADROOM
+        reached = np.maximum(tensors[0].high * HEADROOM, bound / LARGEST)
         most = np.minimum(most, np.maximum(bound / reached, 1.0))
     return most
 

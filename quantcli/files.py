@@ -53,7 +53,8 @@ def load_model(path: Path) -> ir.Model:
 
 def check_float(model: ir.Model, where: str) -> None:
     """Raise for a model that is quantized already: quantizing twice gives wrong numbers."""
-    for g in graph.all_graphs(model):
+    graphs = [*graph.all_graphs(model), *(f.graph for f in model.functions.values())]
+    for g in graphs:
         for node in g:
             if node.op_type in _QUANTIZED_OPS or node.op_type.startswith("QLinear"):
                 raise ModelError(
@@ -91,7 +92,10 @@ def check_output(path: Path, inputs: tuple[Path, ...]) -> None:
 
 def model_bytes(model: ir.Model) -> bytes:
     """Serialize a model; the same model gives the same bytes."""
-    return bytes(ir.to_proto(model).SerializeToString(deterministic=True))
+    copy = model.clone()
+    for value, tensor in graph.external_constants(copy):
+        value.const_value = ir.Tensor(tensor.numpy(), name=value.name)
+    return bytes(ir.to_proto(copy).SerializeToString(deterministic=True))
 
 
 def write_all(contents: Mapping[Path, bytes]) -> None:
@@ -102,21 +106,30 @@ def write_all(contents: Mapping[Path, bytes]) -> None:
     """
     written: dict[Path, Path] = {}
     placed: list[Path] = []
+    old: dict[Path, Path] = {}
     try:
         for path, data in contents.items():
             written[path] = _temporary(path, data)
+        for path in contents:
+            if path.exists():
+                aside = path.with_name(f".{path.name}.old")
+                path.replace(aside)
+                old[path] = aside
         for path, temporary in written.items():
-            placed.append(path)
             temporary.replace(path)
+            placed.append(path)
     except BaseException as error:
         for path in placed:
             path.unlink(missing_ok=True)
+        for path, aside in old.items():
+            aside.replace(path)
+        old.clear()
         if isinstance(error, OSError):
             first = next(iter(contents), Path())
             raise OutputError(f"cannot write {first}: {error.strerror}", hint="nothing was written") from error
         raise
     finally:
-        for temporary in written.values():
+        for temporary in (*written.values(), *old.values()):
             temporary.unlink(missing_ok=True)
 
 
@@ -150,11 +163,8 @@ def _umask() -> int:
 
 def _check_external_data(model: ir.Model, path: Path) -> None:
     folder = path.parent.resolve()
-    for g in graph.all_graphs(model):
-        for name, value in g.initializers.items():
-            tensor = value.const_value
-            if isinstance(tensor, ir.ExternalTensor):
-                _check_external(tensor, name, path, folder)
+    for value, tensor in graph.external_constants(model):
+        _check_external(tensor, graph.name_of(value), path, folder)
 
 
 def _check_external(tensor: ir.ExternalTensor, name: str, path: Path, folder: Path) -> None:

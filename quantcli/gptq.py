@@ -58,7 +58,14 @@ def _inverse_factor(hessian: Floats) -> Floats:
     alive = diagonal > 0
     mean = np.where(alive, diagonal, 0).sum(axis=1) / np.maximum(alive.sum(axis=1), 1)
     mean = np.where(mean > 0, mean, 1.0)
-    diagonal += np.where(alive, 0.0, mean[:, None]) + DAMP * mean[:, None]
-    inverse = np.linalg.inv(damped)
-    symmetric = (inverse + inverse.transpose(0, 2, 1)) / 2
-    return np.ascontiguousarray(np.linalg.cholesky(symmetric).transpose(0, 2, 1))
+    diagonal += np.where(alive, 0.0, mean[:, None])
+    damp = DAMP * mean
+    while True:
+        diagonal += damp[:, None]
+        try:
+            inverse = np.linalg.inv(damped)
+            return np.ascontiguousarray(
+                np.linalg.cholesky((inverse + inverse.transpose(0, 2, 1)) / 2).transpose(0, 2, 1)
+            )
+        except np.linalg.LinAlgError:  # rounding noise in place of moments: more damping, in the end nearest rounding
+            damp = damp * 10

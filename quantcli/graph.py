@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, cast
 import onnx_ir as ir
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
 
     import numpy as np
     import numpy.typing as npt
@@ -52,6 +52,14 @@ def real_constant(value: ir.Value | None) -> npt.NDArray[np.floating] | None:
 def is_constant(value: ir.Value | None) -> bool:
     """Tell whether the value is an initializer that nobody can feed."""
     return value is not None and value.const_value is not None and not value.is_graph_input()
+
+
+def external_constants(model: ir.Model) -> Iterator[tuple[ir.Value, ir.ExternalTensor]]:
+    """Yield every initializer, of subgraphs too, whose data lies in a file of its own."""
+    for graph in all_graphs(model):
+        for value in graph.initializers.values():
+            if isinstance(value.const_value, ir.ExternalTensor):
+                yield value, value.const_value
 
 
 def name_of(value: ir.Value) -> str:
@@ -195,11 +203,20 @@ def remove_node(node: ir.Node) -> None:
 def remove_unused(model: ir.Model) -> list[str]:
     """Remove nodes that nothing reads and initializers that nothing uses; return the names of the nodes."""
     removed: list[str] = []
-    for graph in reversed(list(all_graphs(model))):
+    todo = [model.graph]
+    while todo:  # outermost first
+        graph = todo.pop()
         for node in reversed(list(graph)):
+            inner = [a.as_graph() for a in node.attributes.values() if a.type == ir.AttributeType.GRAPH]
             if not any(o.uses() or o.is_graph_output() for o in node.outputs):
                 removed.append(node_name(node))
+                for g in inner:
+                    for n in g.all_nodes():
+                        for i in range(len(n.inputs)):
+                            n.replace_input_with(i, None)
                 graph.remove(node, safe=True)
+            else:
+                todo.extend(inner)
     for graph in all_graphs(model):
         for name, value in list(graph.initializers.items()):
             if not value.uses() and not value.is_graph_output() and not value.is_graph_input():
@@ -207,72 +224,11 @@ def remove_unused(model: ir.Model) -> list[str]:
     return removed
 
 
-def with_outputs(model: ir.Model, names: Iterable[str]) -> ir.Model:
-    """Return a copy of the model whose outputs are the named tensors of the main graph."""
-    copy = model.clone()
-    values = named_values(copy.graph)
-    copy.graph.outputs.clear()
-    copy.graph.outputs.extend(values[n] for n in names)
-    remove_unused(copy)
-    return copy
-
-
 def named_values(graph: ir.Graph) -> dict[str, ir.Value]:
     """Return every tensor of the graph by name: inputs, initializers, results."""
     values = {name_of(v): v for v in (*graph.inputs, *graph.initializers.values())}
     values.update({name_of(v): v for node in graph for v in node.outputs if v.name})
     return values
-
-
-def sub_model(
-    model: ir.Model, nodes: Collection[ir.Node], inputs: Mapping[str, ir.TypeAndShape], outputs: Sequence[str]
-) -> ir.Model:
-    """Return a model of some nodes of the main graph, fed with ``inputs`` (name -> type and shape).
-
-    Constants that the nodes read come along. The nodes must be given in topological order.
-    """
-    values: dict[ir.Value, ir.Value] = {}
-    initializers: list[ir.Value] = []
-    graph_inputs: list[ir.Value] = []
-
-    def local(value: ir.Value | None) -> ir.Value | None:
-        if value is None or value in values:
-            return None if value is None else values[value]
-        name = name_of(value)
-        if name in inputs:
-            known = inputs[name]
-            made = ir.Value(name=name, type=known.type, shape=known.shape)
-            graph_inputs.append(made)
-        else:
-            made = ir.Value(name=name, type=value.type, shape=value.shape, const_value=value.const_value)
-            initializers.append(made)
-        values[value] = made
-        return made
-
-    copies = []
-    for node in nodes:
-        copy = ir.Node(
-            node.domain,
-            node.op_type,
-            [local(v) for v in node.inputs],
-            list(node.attributes.values()),
-            num_outputs=len(node.outputs),
-            name=node.name,
-        )
-        for old, new in zip(node.outputs, copy.outputs, strict=True):
-            new.name = old.name
-            values[old] = new
-        copies.append(copy)
-    by_name = {v.name: v for v in values.values()}
-    graph = ir.Graph(
-        graph_inputs,
-        [by_name[n] for n in outputs],
-        nodes=copies,
-        initializers=initializers,
-        opset_imports=dict(model.opset_imports),
-        name="part",
-    )
-    return ir.Model(graph, ir_version=model.ir_version)
 
 
 def describe_op(node: ir.Node) -> str:

@@ -52,7 +52,7 @@ class Comparison:
         """Cosine of the angle between both; 1 where both are zero."""
         if not self.signal and not self.other:
             return 1.0
-        return self.product / math.sqrt(self.signal * self.other) if self.signal and self.other else 0.0
+        return self.product / (math.sqrt(self.signal) * math.sqrt(self.other)) if self.signal and self.other else 0.0
 
     @property
     def mse(self) -> float:

@@ -71,9 +71,18 @@ def _made(name: str, known: Mapping[str, str], group: str, options: Mapping[str,
                 near = did_you_mean(option, options_of) or f"; known: {', '.join(options_of) or 'none'}"
                 raise RecipeError(f"{name!r} has no option {option!r}{near}")
             default = options_of[option].default
-            if isinstance(default, int | float | str) and not isinstance(value, type(default)):
+            if isinstance(default, int | float | str) and not _fits(value, default):
                 raise RecipeError(f"{name}.{option} is {value!r}, expected {type(default).__name__}")
-    return made(**options)
+    try:
+        return made(**options)
+    except TypeError as error:
+        raise RecipeError(f"{name!r} does not take these options: {error}") from error
+
+
+def _fits(value: object, default: float | str) -> bool:
+    if isinstance(value, bool) or isinstance(default, bool):
+        return type(value) is type(default)
+    return isinstance(value, int | float) if isinstance(default, float) else isinstance(value, type(default))
 
 
 def _find(name: str, known: Mapping[str, str], group: str) -> type:

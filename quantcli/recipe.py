@@ -155,6 +155,8 @@ def load_mapping(text: str, *, where: str) -> Mapping[str, object]:
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
         raise RecipeError(f"{where}{line}: not valid YAML: {error.problem}") from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise RecipeError(f"{where}: not valid YAML: {getattr(error, 'reason', error)}") from error
     if not isinstance(found, dict):
         raise RecipeError(f"{where}: expected a mapping of settings, found {type(found).__name__}")
     return found
@@ -203,9 +205,9 @@ class _Reader:
         if not isinstance(entry, Mapping) or len(entry) != 1:
             raise RecipeError(f"{self._where}: passes: expected a name or one NAME: OPTIONS, found {entry!r}")
         ((name, options),) = entry.items()
-        if options in ("off", False):
+        if options is False or options == "off":
             return Step(name, enabled=False)
-        if options in ("on", True, None):
+        if options is True or options is None or options == "on":
             return Step(name)
         if not isinstance(options, Mapping):
             raise RecipeError(f"{self._where}: passes.{name}: expected on, off or options, found {options!r}")
@@ -251,7 +253,7 @@ def _extended(
     name = wanted.get("extends")
     if name is None:
         return wanted
-    if name not in base:
+    if not isinstance(name, str) or name not in base:
         raise RecipeError(f"{where}: extends {name!r}, which is not a mode{did_you_mean(str(name), base)}")
     own = {k: v for k, v in wanted.items() if k != "extends"}
     merged = _Lines(_merged(_extended(base[str(name)], base, where), own))
@@ -260,7 +262,8 @@ def _extended(
 
 
 def _merged(below: Mapping[str, object], above: Mapping[str, object]) -> dict[str, object]:
-    result = dict(below)
+    result = _Lines(below)
+    result.lines = dict(getattr(above, "lines", {}))
     for key, value in above.items():
         old = result.get(key)
         result[key] = _merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value

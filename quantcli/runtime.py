@@ -20,7 +20,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 import onnxruntime as ort
 
-from quantcli import graph
+from quantcli import graph, submodel
 from quantcli.errors import ModelError
 
 Array = npt.NDArray[np.generic]
@@ -87,7 +87,7 @@ def load(
         ModelError: onnxruntime refuses the model; the message is its own, on one line.
     """
     if outputs:
-        model = graph.with_outputs(model, outputs)
+        model = submodel.with_outputs(model, outputs)
     options = _options(threads, optimize=optimize)
     if keep is not None:
         options.optimized_model_filepath = str(keep)
@@ -104,7 +104,7 @@ def load(
 def describe(model: ir.Model) -> dict[str, TensorInfo]:
     """Return type and shape of every tensor of the main graph, inferred by onnxruntime without running it."""
     names = [n for n, v in graph.named_values(model.graph).items() if v.producer() is not None]
-    tapped = graph.with_outputs(model, names) if names else model
+    tapped = submodel.with_outputs(model, names) if names else model
     session = load(tapped, optimize=False)
     found = {i.name: i for i in (*session.inputs, *session.outputs)}
     for name, value in model.graph.initializers.items():
@@ -191,20 +191,27 @@ def _serialized(model: ir.Model) -> tuple[bytes, dict[str, ort.OrtValue]]:
         and not value.is_graph_output()
         and value.const_value.dtype in _BY_REFERENCE_TYPES
     }
-    with _stand_ins(model, big):
+    others = {v: t for v, t in graph.external_constants(model) if v.name not in big or v.graph is not model.graph}
+    stand_ins: dict[ir.Value, ir.TensorProtocol] = {v: ir.Tensor(t.numpy(), name=v.name) for v, t in others.items()}
+    stand_ins |= {model.graph.initializers[name]: _placeholder(name, tensor) for name, tensor in big.items()}
+    with _standing_in(stand_ins):
         data = ir.to_proto(model).SerializeToString()
     return data, {name: ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(t.numpy())) for name, t in big.items()}
 
 
+def _placeholder(name: str, tensor: ir.TensorProtocol) -> ir.ExternalTensor:
+    shape = ir.Shape(tensor.shape.numpy())
+    return ir.ExternalTensor("in-memory", 0, tensor.nbytes, tensor.dtype, shape=shape, name=name)
+
+
 @contextmanager
-def _stand_ins(model: ir.Model, big: Mapping[str, ir.TensorProtocol]) -> Iterator[None]:
-    initializers = model.graph.initializers
-    for name, tensor in big.items():
-        initializers[name].const_value = ir.ExternalTensor(
-            "in-memory", 0, tensor.nbytes, tensor.dtype, shape=ir.Shape(tensor.shape.numpy()), name=name
-        )
+def _standing_in(stand_ins: Mapping[ir.Value, ir.TensorProtocol]) -> Iterator[None]:
+    """Give constants other tensors for as long as the model is serialized."""
+    kept = {value: value.const_value for value in stand_ins}
+    for value, tensor in stand_ins.items():
+        value.const_value = tensor
     try:
         yield
     finally:
-        for name, tensor in big.items():
-            initializers[name].const_value = tensor
+        for value, old in kept.items():
+            value.const_value = old

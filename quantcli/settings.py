@@ -65,5 +65,5 @@ def _override_pass(mapping: dict[str, object], keys: list[str], value: str, sett
 def _value(text: str, setting: str) -> object:
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise UsageError(f"--set {setting!r}: {text!r} is not a YAML value") from error

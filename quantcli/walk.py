@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from quantcli import graph, runtime
+from quantcli import graph, runtime, submodel
 from quantcli.spool import Spool
+from quantcli.submodel import outer_reads
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -33,7 +34,9 @@ class Walk:
         self._threads = threads
         self._parts = _parts(model, cuts)
         self._live: dict[str, Spool] = {graph.name_of(v): Spool() for v in model.graph.inputs}
+        self._samples = 0
         for feed in feeds:
+            self._samples += 1
             for name, spool in self._live.items():
                 spool.append(feed[name])
         self._last_use = _last_uses(self._parts)
@@ -46,10 +49,12 @@ class Walk:
         """Return part ``index``, ready to be run on all samples; the parts before it must have been finished."""
         nodes = self._parts[index]
         made = [graph.name_of(o) for n in nodes for o in n.outputs if o.name and n.op_type != "DequantizeLinear"]
-        read = dict.fromkeys(graph.name_of(v) for n in nodes for v in _outer_reads(n) if graph.name_of(v) in self._live)
+        read = dict.fromkeys(graph.name_of(v) for n in nodes for v in outer_reads(n) if graph.name_of(v) in self._live)
         known = {name: self._type(name) for name in read}
         kept = [n for n in made if self._last_use.get(n, -1) > index]
-        return Part(self._model, nodes, known, kept, {name: self._live[name] for name in read}, self._threads)
+        return Part(
+            self._model, nodes, known, kept, {name: self._live[name] for name in read}, self._threads, self._samples
+        )
 
     def finish(self, index: int, results: Mapping[str, Spool]) -> None:
         """Take the results of a part that later parts read, and let go of what nobody reads any more."""
@@ -86,7 +91,9 @@ class Part:
         kept: Sequence[str],
         inputs: Mapping[str, Spool],
         threads: int,
+        samples: int,
     ) -> None:
+        self._samples = samples
         self._model, self._nodes, self._known = model, nodes, known
         self._kept, self._inputs, self._threads = tuple(kept), inputs, threads
 
@@ -103,12 +110,12 @@ class Part:
         if not wanted and not through:
             return
         session = self._session(wanted, constants or {}) if wanted else None
-        for arrays in zip(*self._inputs.values(), strict=True):
+        for arrays in zip(*self._inputs.values(), strict=True) if self._inputs else [()] * self._samples:
             fed = dict(zip(self._inputs, arrays, strict=True))
             yield {**{n: fed[n] for n in through}, **(session.run(fed) if session else {})}
 
     def _session(self, wanted: Sequence[str], constants: Mapping[str, Array]) -> runtime.Session:
-        model = graph.sub_model(self._model, self._nodes, self._known, wanted)
+        model = submodel.sub_model(self._model, self._nodes, self._known, wanted)
         for name, array in constants.items():
             if name in model.graph.initializers:
                 graph.set_initializer(model.graph.initializers[name], array)
@@ -132,19 +139,11 @@ def _parts(model: ir.Model, cuts: Sequence[str]) -> list[list[ir.Node]]:
             if node is None or node in done or node in needed:
                 continue
             needed.add(node)
-            todo.extend(_outer_reads(node))
+            todo.extend(outer_reads(node))
         done.update(n for n in needed if n.op_type != "DequantizeLinear")
         parts.append(sorted(needed, key=order.__getitem__))
     return parts
 
 
-def _outer_reads(node: ir.Node) -> Iterator[ir.Value]:
-    yield from (v for v in node.inputs if v is not None)
-    for attribute in node.attributes.values():
-        if attribute.type == ir.AttributeType.GRAPH:
-            for inner in attribute.as_graph().all_nodes():
-                yield from (v for v in inner.inputs if v is not None)
-
-
 def _last_uses(parts: Sequence[Sequence[ir.Node]]) -> dict[str, int]:
-    return {graph.name_of(v): i for i, nodes in enumerate(parts) for n in nodes for v in _outer_reads(n) if v.name}
+    return {graph.name_of(v): i for i, nodes in enumerate(parts) for n in nodes for v in outer_reads(n) if v.name}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
-from quantcli import affine, graph, runtime
+from quantcli import affine, graph, runtime, submodel
 from quantcli.writer import stem
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def table_of(writer: Writer, unit: Unit) -> npt.NDArray[np.uint8]:
     members = [writer.nodes[m] for m in unit.members]
     result = graph.name_of(members[-1].outputs[0])
     name = graph.name_of(_region_input(members))
-    part = graph.sub_model(writer.model, members, {name: known}, [result])
+    part = submodel.sub_model(writer.model, members, {name: known}, [result])
     real = runtime.evaluate(part, {name: feed})[result]
     if unit.channel is not None:
         real = np.moveaxis(real, (unit.channel, along), (0, 1))

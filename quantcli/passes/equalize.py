@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, ClassVar, Final
 import numpy as np
 
 from quantcli import graph, runtime
-from quantcli.absorption import clamp_of
+from quantcli.chains import Chain, Maker, constant_at, find_chains
 from quantcli.equalization import ChannelStats, Reading, best_factors, limits
 from quantcli.metrics import Comparison
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
     import numpy.typing as npt
     import onnx_ir as ir
 
@@ -25,24 +26,7 @@ if TYPE_CHECKING:
 
     Floats = npt.NDArray[np.float64]
 
-_LINEAR: Final = ("Conv", "Gemm", "MatMul")
-_BY_CHANNEL: Final = ("Relu", "LeakyRelu", "PRelu")  # f(k x) = k f(x) for k > 0, channel by channel
-_POOLS: Final = ("MaxPool", "AveragePool", "GlobalAveragePool")
 ENOUGH_DB: Final = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class Chain:
-    """A linear operator, the tensors that its result becomes channel by channel, and the linear readers of these.
-
-    ``holder`` is the node whose constant is the bias: the operator itself, or the Add behind a MatMul.
-    """
-
-    maker: ir.Node
-    holder: ir.Node
-    tensors: tuple[ir.Value, ...]
-    readers: tuple[ir.Node, ...]
-    bound: float | None  # where a Clip on the way cuts off
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +37,7 @@ class Equalize:
         samples: At most this many samples, spread over the dataset.
     """
 
-    samples: int = 32
+    samples: int = 128
     needs: ClassVar[frozenset[str]] = frozenset({"data"})
     gives: ClassVar[frozenset[str]] = frozenset()
 
@@ -70,7 +54,7 @@ class Equalize:
             factors = _factors(chain, stats)
             if factors is not None:
                 _apply(chain, factors, names)
-                scaled += [graph.name_of(t) for t in chain.tensors]
+                scaled += [graph.name_of(t) for t in (*chain.inner, *chain.tensors)]
         if not scaled:
             return state
         if not self._same_function(state, model):
@@ -78,7 +62,7 @@ class Equalize:
         return replace(state, model=model, report=replace(state.report, equalized=tuple(scaled)))
 
     def _observed(self, state: State, chains: Sequence[Chain], tick: Tick) -> dict[str, ChannelStats]:
-        axes = {graph.name_of(t): 1 if c.maker.op_type == "Conv" else -1 for c in chains for t in c.tensors}
+        axes = {graph.name_of(t): c.axis for c in chains for t in c.tensors}
         session = runtime.load(state.model, threads=state.threads, outputs=list(axes))
         seen: dict[str, list[ChannelStats]] = {name: [] for name in axes}
         feeds = state.data.take(self.samples) if state.data is not None else ()
@@ -100,54 +84,6 @@ class Equalize:
                 if array.dtype.kind == "f":
                     total[name] = total.get(name, Comparison()).add(array, found[name])
         return all(c.sqnr_db >= ENOUGH_DB for c in total.values())
-
-
-def find_chains(model: ir.Model) -> list[Chain]:
-    """Return the chains of the main graph, in topological order."""
-    found = (_chain(node) for node in model.graph if _is_linear(node))
-    return [c for c in found if c is not None]
-
-
-def _is_linear(node: ir.Node) -> bool:
-    if not graph.is_onnx(node, *_LINEAR):
-        return False
-    weight, bias = graph.real_constant(graph.input_at(node, 1)), graph.input_at(node, 2)
-    plain = all(graph.float_attribute(node, a, 1.0) == 1.0 for a in ("alpha", "beta"))
-    return plain and weight is not None and weight.ndim >= 2 and (bias is None or graph.is_constant(bias))
-
-
-def _chain(maker: ir.Node) -> Chain | None:
-    convolution = maker.op_type == "Conv"
-    holder = _bias_holder(maker)
-    tensors, readers, bound = [holder.outputs[0]], [], np.inf
-    for tensor in tensors:  # grows while it is walked
-        if tensor.is_graph_output() or not tensor.uses():
-            return None
-        for reader, index in graph.consumers(tensor):
-            clamp = clamp_of(reader) if graph.is_onnx(reader, "Clip") else None
-            if index == 0 and _is_linear(reader) and (reader.op_type == "Conv") == convolution:
-                readers.append(reader)
-            elif index == 0 and clamp is not None and clamp[0] == 0.0:
-                bound = min(bound, clamp[1])
-                tensors.append(reader.outputs[0])
-            elif index == 0 and graph.is_onnx(reader, *_BY_CHANNEL, *(_POOLS if convolution else ())):
-                tensors.append(reader.outputs[0])
-            else:
-                return None
-    return Chain(maker, holder, tuple(tensors), tuple(readers), bound if np.isfinite(bound) else None)
-
-
-def _bias_holder(maker: ir.Node) -> ir.Node:
-    add = graph.only_consumer(maker.outputs[0]) if maker.op_type == "MatMul" else None
-    weight = graph.real_constant(maker.inputs[1])
-    if add is None or weight is None or not graph.is_onnx(add, "Add"):
-        return maker
-    vector = graph.real_constant(add.inputs[_constant_at(add)])
-    return add if vector is not None and vector.shape == weight.shape[1:] else maker
-
-
-def _constant_at(add: ir.Node) -> int:
-    return 0 if graph.is_constant(add.inputs[0]) else 1
 
 
 def _stats_of(rows: npt.NDArray[np.float32]) -> ChannelStats:
@@ -183,17 +119,8 @@ def _by_input(reader: ir.Node) -> Floats:
 
 
 def _apply(chain: Chain, factors: Floats, names: graph.Names) -> None:
-    maker, holder = chain.maker, chain.holder
-    weight = graph.real_constant(maker.inputs[1])
-    if weight is None:
-        return
-    rows_first = maker.op_type == "Conv" or graph.int_attribute(maker, "transB", 0)
-    shape = (-1, *(1,) * (weight.ndim - 1)) if rows_first else (1, -1)
-    _set(maker, 1, weight * factors.reshape(shape), names)
-    at = 2 if holder is maker else _constant_at(holder)
-    bias = graph.real_constant(graph.input_at(holder, at))
-    if bias is not None:
-        _set(holder, at, bias * factors, names)
+    for maker in chain.makers:
+        _scale_outputs(maker, factors[maker.part], names)
     for reader in chain.readers:
         old = graph.real_constant(reader.inputs[1])
         if old is None:
@@ -202,6 +129,20 @@ def _apply(chain: Chain, factors: Floats, names: graph.Names) -> None:
         scaled = scaled / factors.reshape(scaled.shape[0], 1, -1, 1)
         turned = reader.op_type != "Conv" and not graph.int_attribute(reader, "transB", 0)
         _set(reader, 1, scaled[0, :, :, 0].T if turned else scaled.reshape(old.shape), names)
+
+
+def _scale_outputs(maker: Maker, factors: Floats, names: graph.Names) -> None:
+    node, holder = maker.node, maker.holder
+    weight = graph.real_constant(node.inputs[1])
+    if weight is None:
+        return
+    rows_first = node.op_type == "Conv" or graph.int_attribute(node, "transB", 0)
+    shape = (-1, *(1,) * (weight.ndim - 1)) if rows_first else (1, -1)
+    _set(node, 1, weight * factors.reshape(shape), names)
+    at = 2 if holder is node else constant_at(holder)
+    bias = graph.real_constant(graph.input_at(holder, at))
+    if bias is not None:
+        _set(holder, at, bias * factors, names)
 
 
 def _set(node: ir.Node, index: int, array: npt.NDArray[np.floating], names: graph.Names) -> None:

@@ -35,7 +35,7 @@ class Gptq:
     """
 
     samples: int = 32
-    rows: int = 8192
+    rows: int = 16384
     largest: int = 8192
     needs: ClassVar[frozenset[str]] = frozenset({"quantized", "data"})
     gives: ClassVar[frozenset[str]] = frozenset()
@@ -77,15 +77,18 @@ class Gptq:
 def _moments(layer: Layer, most: int) -> tuple[Floats, Floats]:
     """Return mean (G, K) and covariance (G, K, K) of the rows that the weight multiplies, in real units."""
     zero, scale = np.float32(layer.input_params.zero_point), float(layer.input_params.scale)
+    shift: npt.NDArray[np.float32] | None = None  # near the mean, so that the difference of squares keeps its digits
     total, outer, count = np.zeros(()), np.zeros(()), 0
     for integers in layer.inputs():
         rows = _rows(layer, integers.astype(np.float32) - zero, most)
+        shift = rows.mean(axis=1, keepdims=True) if shift is None else shift
+        rows -= shift
         total = total + rows.sum(axis=1, dtype=np.float64)
         outer = outer + np.matmul(rows.transpose(0, 2, 1), rows)
         count += rows.shape[1]
     mean = total / max(count, 1)
     covariance = outer / max(count, 1) - mean[:, :, None] * mean[:, None, :]
-    return mean * scale, covariance * scale**2
+    return (mean + (0.0 if shift is None else shift[:, 0])) * scale, covariance * scale**2
 
 
 def _rows(layer: Layer, x: npt.NDArray[np.float32], most: int) -> npt.NDArray[np.float32]:

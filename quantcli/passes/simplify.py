@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 import onnx_ir as ir
 from onnx_ir.passes import common as ir_passes
 
-from quantcli import graph, runtime
+from quantcli import graph, runtime, submodel
 from quantcli.oprules import NO_OPS
 from quantcli.report import FOLDED, Entry
 
@@ -94,7 +94,7 @@ def _fold(model: ir.Model) -> list[tuple[str, str]]:
         for o in node.outputs
         if o.name and (o.is_graph_output() or any(reader not in inside for reader, _ in graph.consumers(o)))
     ]
-    arrays = runtime.evaluate(graph.sub_model(model, foldable, {}, [graph.name_of(o) for o in edge])) if edge else {}
+    arrays = runtime.evaluate(submodel.sub_model(model, foldable, {}, [graph.name_of(o) for o in edge])) if edge else {}
     for value in edge:
         if value.is_graph_output():
             continue
