@@ -20,57 +20,21 @@ from quantcli.data import (
     open_dataset,
     random_dataset,
 )
-from quantcli.errors import ModelError, QualityError, UnsupportedError, UsageError
+from quantcli.errors import ModelError, OutputError, QualityError, UnsupportedError, UsageError
+from quantcli.options import Options, resolved
 from quantcli.state import Instrument, State
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
     from quantcli.encodings import Json
-    from quantcli.recipe import Recipe, Scheme, TensorScheme
+    from quantcli.recipe import Recipe
 
 Sample = Feed | Sequence[np.ndarray]
+__all__ = ["DataSource", "Options", "Result", "convert"]
+
 DataSource = str | Path | RepresentativeDataset | Callable[[], Iterable[Sample]] | Sequence[Feed]
 BUNDLED_NOTE: Final = "no model given: converting the bundled sample (digits.onnx with 100 calibration samples)"
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What may be asked of a conversion beyond mode, model, data and output.
-
-    Attributes:
-        recipe: A recipe file instead of a mode.
-        settings: ``PATH=VALUE`` overrides on the recipe.
-        samples: At most this many calibration samples.
-        random_data: Calibrate on this many random samples; only when asked for, and stamped into the result.
-        calibrator: Name of the calibration method.
-        input_type: ``float32``, ``int8`` or ``uint8``; None is the recipe's.
-        output_type: Likewise.
-        keep_float: Patterns of nodes that stay float.
-        format: ``qdq`` or ``integer``; None is the recipe's.
-        min_sqnr: Smallest acceptable SQNR of the worst output, in dB.
-        strict: Any float operator is a failure.
-        keep: Write the output although it is below ``min_sqnr``.
-        threads: Threads; None for all that may be used.
-        dry_run: Plan only.
-        save_temps: Folder for the model after each pass.
-    """
-
-    recipe: Path | None = None
-    settings: tuple[str, ...] = ()
-    samples: int | None = None
-    random_data: int | None = None
-    calibrator: str | None = None
-    input_type: str | None = None
-    output_type: str | None = None
-    keep_float: tuple[str, ...] = ()
-    format: str | None = None
-    min_sqnr: float | None = None
-    strict: bool = False
-    keep: bool = False
-    threads: int | None = None
-    dry_run: bool = False
-    save_temps: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +77,7 @@ def convert(  # noqa: PLR0913 - what differs from call to call; all else is in O
         QuantError: With an exit code and a hint; nothing was written.
     """
     asked = options or Options()
-    recipe = _recipe(mode, asked)
+    recipe = resolved(mode, asked)
     bundled = model is None
     path = Path(model) if model is not None else modes.sample_folder() / "digits.onnx"
     if bundled and representative_dataset is None and asked.random_data is None:
@@ -121,10 +85,10 @@ def convert(  # noqa: PLR0913 - what differs from call to call; all else is in O
     target = Path(output) if output is not None else Path(f"{path.stem}.{recipe.name}.onnx")
     if not asked.dry_run:
         _check_data_asked(recipe, representative_dataset, asked)
-        sidecars = documents.sidecars(target)
-        for place in (target, *sidecars):
-            files.check_output(place, (path,))
+        _check_places(target, (path, asked.recipe, representative_dataset))
     original = files.load_model(path)
+    if not asked.dry_run:
+        _check_places(target, files.external_files(original, path))
     state = _state(original, path, recipe, representative_dataset, asked)
     if bundled:
         state = state.noted(notes=(BUNDLED_NOTE,))
@@ -132,45 +96,6 @@ def convert(  # noqa: PLR0913 - what differs from call to call; all else is in O
     if asked.dry_run:
         return Result(None, report=documents.report(state, path, None), state=state)
     return _written(state, path, target, asked)
-
-
-def _recipe(mode: str, asked: Options) -> Recipe:
-    recipe = modes.resolve(mode, asked.recipe, asked.settings)
-    recipe = replace(
-        recipe,
-        format=asked.format or recipe.format,
-        inputs=asked.input_type or recipe.inputs,
-        outputs=asked.output_type or recipe.outputs,
-        exclude=(*recipe.exclude, *asked.keep_float),
-    )
-    if asked.calibrator:
-        plugins.check_calibrator(asked.calibrator)
-        steps = [replace(s, options={**s.options, "calibrator": asked.calibrator}) if s.name == "calibrate" else s
-                 for s in recipe.passes]  # fmt: skip
-        recipe = replace(recipe, passes=tuple(steps))
-    _check_scheme(recipe.scheme)
-    return recipe
-
-
-def _check_scheme(scheme: Scheme) -> None:
-    """Refuse schemes that no emitter of ours writes, instead of writing something else."""
-    supported = {
-        "activations": (("uint8", "per-tensor"),),
-        "weights": (("int8", "per-channel"), ("int8", "per-tensor")),
-    }
-    asked: dict[str, TensorScheme] = {"activations": scheme.activations, "weights": scheme.weights}
-    for kind, tensor in asked.items():
-        if (tensor.dtype, tensor.granularity) not in supported[kind]:
-            known = " or ".join(f"{d} {g}" for d, g in supported[kind])
-            raise UnsupportedError(
-                f"scheme.{kind}: {tensor.dtype} {tensor.granularity} cannot be emitted; supported: {known}",
-                hint="uint8 activations and int8 weights are the form that onnxruntime's integer kernels run fast",
-            )
-    if not scheme.weights.symmetric or scheme.activations.symmetric:
-        raise UnsupportedError(
-            "only symmetric weights and asymmetric activations can be emitted",
-            hint="set scheme.weights.symmetric to true and scheme.activations.symmetric to false",
-        )
 
 
 def _check_data_asked(recipe: Recipe, source: DataSource | None, asked: Options) -> None:
@@ -181,6 +106,13 @@ def _check_data_asked(recipe: Recipe, source: DataSource | None, asked: Options)
         )
     if source is not None and asked.random_data is not None:
         raise UsageError("--representative-dataset and --random-data exclude each other", hint="give one of them")
+
+
+def _check_places(target: Path, inputs: Iterable[object]) -> None:
+    named = tuple(Path(i) for i in inputs if isinstance(i, str | Path))
+    files.check_output(target, named)
+    for place in documents.sidecars(target):
+        files.check_output(place, named)
 
 
 def _state(original: ir.Model, path: Path, recipe: Recipe, source: DataSource | None, asked: Options) -> State:
@@ -228,8 +160,16 @@ def _run(state: State, asked: Options, instruments: Sequence[Instrument]) -> Sta
     watchers = (*instruments, SaveTemps(asked.save_temps)) if asked.save_temps else instruments
     has = frozenset({"data"}) if state.data is not None else frozenset()
     pipeline.check(passes, has=has)
-    with threadpool_limits(1, user_api="blas"):  # a sum split over threads rounds differently: same bytes everywhere
-        state = pipeline.run(passes, state, watchers)
+    try:
+        with threadpool_limits(
+            1, user_api="blas"
+        ):  # a sum split over threads rounds differently: same bytes everywhere
+            state = pipeline.run(passes, state, watchers)
+    except OSError as error:
+        raise OutputError(
+            f"the file system gave no room for scratch files: {error.strerror}",
+            hint="make room in the temporary folder, point TMPDIR elsewhere, or use fewer samples",
+        ) from error
     floats = state.report.floats()
     if asked.strict and floats:
         raise UnsupportedError(

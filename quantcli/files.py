@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -14,7 +16,7 @@ from quantcli import graph
 from quantcli.errors import ModelError, OutputError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 _QUANTIZED_OPS: Final = frozenset(
     {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger", "QGemm",
@@ -33,7 +35,8 @@ def load_model(path: Path) -> ir.Model:
         kind = "is a folder" if path.is_dir() else "does not exist"
         raise ModelError(f"{path}: {kind}; expected an .onnx file")
     try:
-        model = ir.load(path)
+        with _silent("onnx_ir.serde"):
+            model = ir.load(path)
     except Exception as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ModelError(
@@ -42,6 +45,7 @@ def load_model(path: Path) -> ir.Model:
     if not len(model.graph) and not model.graph.outputs:
         raise ModelError(f"{path}: not an ONNX model: it has no graph", hint="expected the file that an exporter wrote")
     _check_external_data(model, path)
+    _check_sources(model, path)
     try:
         model.graph.sort()
     except Exception as error:
@@ -63,6 +67,11 @@ def check_float(model: ir.Model, where: str) -> None:
                 )
 
 
+def external_files(model: ir.Model, path: Path) -> list[Path]:
+    """Return the files beside a model that hold its weights."""
+    return sorted({path.parent / str(t.location) for _, t in graph.external_constants(model)})
+
+
 def sha256(path: Path) -> str:
     """Return the hex digest of a file."""
     digest = hashlib.sha256()
@@ -79,13 +88,15 @@ def check_output(path: Path, inputs: tuple[Path, ...]) -> None:
         OutputError: The folder is missing or read-only, the output is a folder, or is one of the inputs.
     """
     folder = path.parent
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder; expected the name of a file", hint=f"-o {path / 'model.onnx'}")
     if not folder.is_dir():
         raise OutputError(f"{path}: the folder {folder} does not exist", hint=f"mkdir -p {folder}")
-    if path.is_dir():
-        raise OutputError(f"{path} is a folder; expected the name of a file", hint=f"-o {path}/model.onnx")
+    if path.exists() and not path.is_file():
+        raise OutputError(f"{path} is no plain file; expected the name of one", hint="give another name with -o")
     for source in inputs:
         if path.exists() and source.exists() and path.samefile(source):
-            raise OutputError(f"{path}: the output is the input itself", hint="give another name with -o")
+            raise OutputError(f"{path}: the output is the input {source} itself", hint="give another name with -o")
     if not os.access(folder, os.W_OK):
         raise OutputError(f"{path}: the folder {folder} is not writable", hint="give another place with -o")
 
@@ -159,6 +170,28 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+@contextmanager
+def _silent(name: str) -> Iterator[None]:
+    """Keep a logger of another package off the user's terminal; what it would say is checked and raised here."""
+    logger = logging.getLogger(name)
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
+
+
+def _check_sources(model: ir.Model, path: Path) -> None:
+    for node in model.graph.all_nodes():
+        for value in node.inputs:
+            made = value is None or value.producer() is not None or value.is_graph_input() or value.is_initializer()
+            if value is not None and not made and value.graph is None:
+                raise ModelError(
+                    f"{path}: node {node.name or node.op_type!r} reads {value.name!r}, which nothing makes",
+                    hint="check the file with onnx.checker, or export it again",
+                )
 
 
 def _check_external_data(model: ir.Model, path: Path) -> None:

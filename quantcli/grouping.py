@@ -10,7 +10,7 @@ from quantcli.kernels import KERNELS
 from quantcli.oprules import OP_RULES, Role
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Container, Mapping, Sequence
 
     import onnx_ir as ir
 
@@ -33,6 +33,8 @@ def group_tensors(
     """
     joined = _Union(tensors, _fixed_results(nodes, infos, units, tensors))
     by_node = {u.node: u for u in units}
+    values = {graph.name_of(o): o for n in nodes for o in n.outputs if o.name}
+    values |= {graph.name_of(v): v for n in nodes for v in n.inputs if v is not None}
     for node in nodes:
         rule = OP_RULES.get(node.op_type) if graph.is_onnx(node) else None
         if rule is None:
@@ -43,8 +45,12 @@ def group_tensors(
             for output in outputs:
                 joined.union(graph.name_of(node.inputs[0]) if node.inputs[0] else "", output)
         elif rule.role is Role.JOIN and unit is not None:
-            for index, name in unit.inputs:
-                if _alone(node.inputs[index]):
+            members = {n: joined.members(n) for _, n in unit.inputs}
+            fixed = [{joined.fixed.get(m) for m in group} - {None} for group in members.values()]
+            one_grid = all(len(f) == 1 and f == fixed[0] for f in fixed)  # Concat of two Sigmoids, say
+            for name, group in members.items():
+                free = not any(m in joined.fixed for m in group) and all(_alone(values.get(m)) for m in group)
+                if free or one_grid:
                     joined.union(name, unit.output)
     return joined.groups(), joined.fixed_of_all()
 
@@ -88,17 +94,19 @@ def useful_ranges(nodes: Sequence[ir.Node], tensors: Mapping[str, QuantSpec]) ->
             readers = [reader for reader, _ in graph.consumers(value)]
             if value.name not in tensors or value.is_graph_output() or not readers:
                 continue
-            flats = [_flat(reader) for reader in readers]
+            flats = [_flat(reader, tensors) for reader in readers]
             known = [f for f in flats if f is not None]
             if len(known) == len(flats):
                 found[graph.name_of(value)] = (min(low for low, _ in known), max(high for _, high in known))
     return found
 
 
-def _flat(node: ir.Node) -> tuple[float, float] | None:
+def _flat(node: ir.Node, tensors: Container[str]) -> tuple[float, float] | None:
     rule = OP_RULES.get(node.op_type) if graph.is_onnx(node) else None
     if rule is None or rule.flat is None:
         return None
+    if rule.fixed is not None and graph.name_of(node.outputs[0]) not in tensors:
+        return None  # only on its 8-bit grid is the result constant there; a logarithm of it sees more
     if node.op_type == "HardSigmoid":
         alpha, beta = graph.float_attribute(node, "alpha", 0.2), graph.float_attribute(node, "beta", 0.5)
         return (-beta / alpha, (1.0 - beta) / alpha) if alpha > 0 else None
@@ -111,6 +119,7 @@ class _Union:
     def __init__(self, tensors: Mapping[str, QuantSpec], fixed: Mapping[str, Fixed]) -> None:
         self._parent = {name: name for name in tensors}
         self._fixed = dict(fixed)
+        self.fixed = dict(fixed)  # tensors whose own grid is known
 
     def union(self, a: str, b: str) -> None:
         if a not in self._parent or b not in self._parent:
@@ -122,6 +131,11 @@ class _Union:
         self._parent[root_b] = root_a
         if grids:
             self._fixed[root_a] = grids.pop()
+
+    def members(self, name: str) -> list[str]:
+        if name not in self._parent:
+            return []
+        return [n for n in self._parent if self._find(n) == self._find(name)]
 
     def groups(self) -> tuple[frozenset[str], ...]:
         sets: dict[str, set[str]] = {}

@@ -66,6 +66,11 @@ class Layer:
         """The int32 grid of the bias."""
         return affine.bias_params(self.input_params.scale, self.weight_params)
 
+    @property
+    def stored_weight(self) -> str:
+        """Name of the int8 weight in the model; units may share one."""
+        return self._quantized.weights[self.unit.node]
+
     def weight(self) -> npt.NDArray[np.int8]:
         """Return the int8 weight as it stands."""
         return self._constant(self._quantized.weights[self.unit.node]).astype(np.int8)

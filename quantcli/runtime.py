@@ -91,7 +91,10 @@ def load(
     options = _options(threads, optimize=optimize)
     if keep is not None:
         options.optimized_model_filepath = str(keep)
-    data, big = _serialized(model)
+    try:
+        data, big = _serialized(model)
+    except Exception as error:
+        raise ModelError(f"the model cannot be serialized: {one_line(error.__cause__ or error)[:200]}") from error
     if big:
         options.add_external_initializers(list(big), list(big.values()))
     try:

@@ -61,10 +61,18 @@ def _foldable_into(node: ir.Node) -> ir.Node | None:
         if linear is None or not graph.is_onnx(linear, "Conv", "ConvTranspose", "Gemm"):
             continue
         constants = [graph.input_at(linear, i) for i in (1, 2)]
+        if not _bias_per_channel(linear):
+            return None
         if graph.only_consumer(linear.outputs[0]) is node and all(c is None or graph.is_constant(c) for c in constants):
             plain = linear.op_type != "Gemm" or graph.float_attribute(linear, "beta", 1.0) == 1.0
             return linear if plain and graph.float_attribute(linear, "alpha", 1.0) == 1.0 else None
     return None
+
+
+def _bias_per_channel(linear: ir.Node) -> bool:
+    """Tell whether the bias, if any, is one number per output channel; a Gemm may add one per row instead."""
+    bias = graph.constant(graph.input_at(linear, 2))
+    return bias is None or bias.size == 1 or bias.size == bias.shape[-1] == _channels(linear)
 
 
 def _channels(linear: ir.Node) -> int:

@@ -6,6 +6,7 @@ nothing, because it goes into the bias. An output channel keeps the new rounding
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
@@ -45,7 +46,11 @@ class Gptq:
         if state.quantized is None or state.data is None:
             return state
         quantized = copied(state.quantized)
-        kept = [self._rounded(layer, len(state.data)) for layer in reconstruct(state, quantized, self.samples, tick)]
+        stored = Counter(quantized.weights.values())
+        kept = [
+            stored[layer.stored_weight] == 1 and self._rounded(layer, len(state.data))  # a shared one serves others too
+            for layer in reconstruct(state, quantized, self.samples, tick)
+        ]
         used = min(self.samples, len(state.data))
         note = f"gptq rounding on {used} samples, kept on {sum(kept)} of {len(kept)} layers"
         return replace(state, quantized=quantized).noted(notes=(note,))

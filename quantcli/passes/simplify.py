@@ -45,6 +45,7 @@ class Simplify:
         dead = graph.remove_unused(model)
         entries |= {n: Entry(n, before[n], FOLDED, reason="nothing reads it") for n in dead}
         model.graph.sort()
+        model.ir_version = max(model.ir_version, 8)  # before IR 4 a constant had to be an input too
         runtime.annotate(model)
         return replace(state, model=model).entered(entries)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 import numpy as np
 
 from quantcli import feeding, graph, runtime
+from quantcli.consistency import check_consistency
 from quantcli.errors import InternalError, ModelError
 from quantcli.metrics import Comparison
 from quantcli.report import OutputQuality, Verification
@@ -47,6 +48,7 @@ class Verify:
         quantized = state.quantized
         if quantized is None or state.data is None:
             return state
+        check_consistency(quantized, state.plan, state.encodings)
         try:
             optimized = runtime.load(quantized.model, threads=state.threads)
             plain = runtime.load(quantized.model, threads=state.threads, optimize=False)
@@ -107,8 +109,9 @@ def _difference(
         for name, x in a.items():
             if x.dtype.kind == "f" and x.size:
                 step = _step(name, quantized, x)
-                error = (x.astype(np.float64) - b[name].astype(np.float64)) / step
-                squares.setdefault(name, []).append(float(np.mean(np.square(error))))
+                known = np.isfinite(x) & np.isfinite(b[name])
+                error = (x[known].astype(np.float64) - b[name][known].astype(np.float64)) / step
+                squares.setdefault(name, []).append(float(np.mean(np.square(error))) if error.size else 0.0)
     return max((float(np.sqrt(np.mean(v))) for v in squares.values()), default=0.0)
 
 
@@ -140,14 +143,20 @@ def _refuse_drift(state: State, quantized: Quantized) -> None:
 
 
 def _coarse(state: State, qualities: Mapping[str, OutputQuality]) -> list[str]:
-    quantized = state.quantized
     found = []
     for name, quality in qualities.items():
-        params = quantized.params.get(name) if quantized else None
+        if quality.sqnr_db >= COARSE_DB:
+            continue
+        params = state.quantized.params.get(name) if state.quantized else None
         low, high = state.report.ranges.get(name, (0.0, 0.0))
-        if params is not None and quality.sqnr_db < COARSE_DB:
+        if params is not None:
             found.append(
                 f"output {name!r}: 8 bits are coarse for it (step {float(params.scale):g} over {low:g}..{high:g}, "
                 f"{quality.sqnr_db:.1f} dB); --output-type float32 with --float tensor:{name} keeps it exact"
+            )
+        else:
+            found.append(
+                f"output {name!r} has lost its signal: {quality.sqnr_db:.1f} dB against float; try more samples, or "
+                "keep the operators before it float (--float PATTERN)"
             )
     return found
