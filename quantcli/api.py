@@ -83,8 +83,9 @@ def convert(  # noqa: PLR0913 - what differs from call to call; all else is in O
     if bundled and representative_dataset is None and asked.random_data is None:
         representative_dataset = modes.sample_folder() / "dataset.yaml"
     target = Path(output) if output is not None else Path(f"{path.stem}.{recipe.name}.onnx")
+    files.check_exists(path)
+    _check_data_asked(recipe, representative_dataset, asked)
     if not asked.dry_run:
-        _check_data_asked(recipe, representative_dataset, asked)
         _check_places(target, (path, asked.recipe, representative_dataset))
     original = files.load_model(path)
     if not asked.dry_run:
@@ -99,7 +100,7 @@ def convert(  # noqa: PLR0913 - what differs from call to call; all else is in O
 
 
 def _check_data_asked(recipe: Recipe, source: DataSource | None, asked: Options) -> None:
-    if recipe.needs_data and source is None and asked.random_data is None:
+    if recipe.needs_data and source is None and asked.random_data is None and not asked.dry_run:
         raise UsageError(
             f"mode {recipe.name!r} needs calibration data",
             hint="give --representative-dataset SPEC (YAML spec, .npz or folder); --random-data N only for trials",
@@ -156,7 +157,7 @@ def _run(state: State, asked: Options, instruments: Sequence[Instrument]) -> Sta
     if asked.dry_run:
         names = [p.name for p in passes]
         end = names.index("make_plan") + 1 if "make_plan" in names else len(names)
-        passes = [p for p in passes[:end] if state.data is not None or "data" not in p.run.needs]
+        passes = [p for p in passes[:end] if "data" not in p.run.needs]
     watchers = (*instruments, SaveTemps(asked.save_temps)) if asked.save_temps else instruments
     has = frozenset({"data"}) if state.data is not None else frozenset()
     pipeline.check(passes, has=has)

@@ -66,7 +66,12 @@ def _gemm(node: ir.Node, infos: Infos) -> str | None:
     plain = not graph.int_attribute(node, "transA", 0) and all(
         graph.float_attribute(node, a, 1.0) == 1.0 for a in ("alpha", "beta")
     )
-    return against or (None if plain else "transA, alpha or beta could not be folded into its constants")
+    if against is not None or not plain:
+        return against or "transA, alpha or beta could not be folded into its constants"
+    weight, bias = graph.constant(node.inputs[1]), graph.constant(graph.input_at(node, 2))
+    channels = 0 if weight is None else weight.shape[0 if graph.int_attribute(node, "transB", 0) else 1]
+    fits = bias is None or bias.size == 1 or (bias.size == channels == bias.shape[-1])
+    return None if fits else "its bias is not one number per output channel"
 
 
 def _matmul(node: ir.Node, infos: Infos) -> str | None:
@@ -145,6 +150,11 @@ def reduced_axes(node: ir.Node, known: int) -> tuple[int, ...] | None:
     return tuple(sorted(a % known for a in axes)) if axes else tuple(range(known))
 
 
+def _clip(node: ir.Node, _infos: Infos) -> str | None:
+    computed = any(v is not None and not graph.is_constant(v) for v in node.inputs[1:])
+    return "its limits are computed, not constant" if computed else None
+
+
 def _no_indices(node: ir.Node, _infos: Infos) -> str | None:
     return "its index output is used" if any(o.uses() or o.is_graph_output() for o in node.outputs[1:]) else None
 
@@ -162,6 +172,7 @@ _CHECKS: Final[dict[str, Callable[[ir.Node, Infos], str | None]]] = {
     "GlobalMaxPool": _global_pool,
     "MaxPool": _no_indices,
     "Cast": _cast,
+    "Clip": _clip,
     "Split": _argument_constant,
     "Slice": _argument_constant,
 }

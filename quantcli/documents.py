@@ -26,7 +26,8 @@ PREFIX: Final = "quantcli."
 
 def sidecars(target: Path) -> tuple[Path, Path]:
     """Return where encodings and report stand beside a model."""
-    return target.with_suffix(".encodings.json"), target.with_suffix(".report.json")
+    stem = target.name.removesuffix(".onnx")
+    return target.with_name(f"{stem}.encodings.json"), target.with_name(f"{stem}.report.json")
 
 
 def text(document: Mapping[str, Json]) -> str:

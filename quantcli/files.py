@@ -31,9 +31,7 @@ def load_model(path: Path) -> ir.Model:
     Raises:
         ModelError: No such file, not ONNX, external data missing or outside its folder, already quantized.
     """
-    if not path.is_file():
-        kind = "is a folder" if path.is_dir() else "does not exist"
-        raise ModelError(f"{path}: {kind}; expected an .onnx file")
+    check_exists(path)
     try:
         with _silent("onnx_ir.serde"):
             model = ir.load(path)
@@ -53,6 +51,13 @@ def load_model(path: Path) -> ir.Model:
     graph.name_everything(model)
     check_float(model, str(path))
     return model
+
+
+def check_exists(path: Path) -> None:
+    """Raise where there is no model file."""
+    if not path.is_file():
+        kind = "is a folder" if path.is_dir() else "does not exist"
+        raise ModelError(f"{path}: {kind}; expected an .onnx file")
 
 
 def check_float(model: ir.Model, where: str) -> None:
@@ -96,7 +101,7 @@ def check_output(path: Path, inputs: tuple[Path, ...]) -> None:
         raise OutputError(f"{path} is no plain file; expected the name of one", hint="give another name with -o")
     for source in inputs:
         if path.exists() and source.exists() and path.samefile(source):
-            raise OutputError(f"{path}: the output is the input {source} itself", hint="give another name with -o")
+            raise OutputError(f"{path}: the output is the input itself: {source}", hint="give another name with -o")
     if not os.access(folder, os.W_OK):
         raise OutputError(f"{path}: the folder {folder} is not writable", hint="give another place with -o")
 

@@ -28,6 +28,7 @@ class Kernel:
     qdq: Cell
     integer: Cell
     lowering: str = "move"  # which function of ``lowering`` writes the integer form
+    greedy: bool = False  # onnxruntime fuses it between DQ and Q although the cell says float
 
     def cell(self, output_format: str) -> Cell:
         """Return the cell of ``qdq`` or ``integer``."""
@@ -106,13 +107,20 @@ KERNELS: Final[dict[str, Kernel]] = {
     "ReduceMax": _BOTH,
     "ReduceMin": _BOTH,
     "Resize": _BOTH,
-    "AveragePool": _both(
-        "average_pool"
-    ),  # 3-5 times slower than float, but onnxruntime fuses every one between DQ and Q
+    "AveragePool": Kernel(
+        qdq=_float("QLinearAveragePool is 3-5 times slower than float"),
+        integer=_YES,
+        lowering="average_pool",
+        greedy=True,
+    ),
     "GlobalAveragePool": _both("global_average_pool"),
     "ReduceMean": _integer_only("reduce_mean"),
     "ReduceSum": _NEITHER,
-    "Softmax": Kernel(qdq=_float("QLinearSoftmax is 4-7 times slower than float"), integer=_YES, lowering="softmax"),
+    "Softmax": Kernel(
+        qdq=_float("QLinearSoftmax is 4-7 times slower than float"), integer=_YES, lowering="softmax", greedy=True
+    ),
+    "Sigmoid": _both("table"),
+    "LeakyRelu": _both("table"),
     "LogSoftmax": _NEITHER,
     "LpNormalization": _NEITHER,
     "Cast": _integer_only("source"),
@@ -127,3 +135,9 @@ POINTWISE: Final = _TABLE
 
 NO_KERNEL: Final = Kernel(qdq=_NO_FORM, integer=_NO_FORM)
 """The row of everything else."""
+
+
+def is_fused(op_type: str) -> bool:
+    """Tell whether onnxruntime makes an integer kernel of the operator wherever it stands between DQ and Q."""
+    row = KERNELS.get(op_type)
+    return row is not None and (row.qdq.integer or row.greedy)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from quantcli import modes, plugins
-from quantcli.errors import UnsupportedError, UsageError
+from quantcli.errors import RecipeError, UnsupportedError, UsageError
 from quantcli.recipe import FORMATS, IO_TYPES, Recipe, Scheme, TensorScheme
 
 if TYPE_CHECKING:
@@ -67,7 +68,13 @@ def resolved(mode: str, asked: Options) -> Recipe:
     ):
         if value is not None and value not in known:
             raise UsageError(f"{name} is {value!r}, expected {' | '.join(known)}")
+    for name, number in (("samples", asked.samples), ("random_data", asked.random_data), ("threads", asked.threads)):
+        if number is not None and number < 1:
+            raise UsageError(f"{name} is {number}, expected at least 1")
+    if asked.min_sqnr is not None and not math.isfinite(asked.min_sqnr):
+        raise UsageError(f"min_sqnr is {asked.min_sqnr}, expected a number of decibels")
     recipe = modes.resolve(mode, asked.recipe, asked.settings)
+    _check_passes(recipe, asked)
     recipe = replace(
         recipe,
         format=asked.format or recipe.format,
@@ -82,6 +89,16 @@ def resolved(mode: str, asked: Options) -> Recipe:
         recipe = replace(recipe, passes=tuple(steps))
     _check_scheme(recipe.scheme)
     return recipe
+
+
+def _check_passes(recipe: Recipe, asked: Options) -> None:
+    """Raise for an unknown pass or a wrong option of one, before any work."""
+    try:
+        plugins.passes_of(recipe)
+    except RecipeError as error:
+        if asked.settings:
+            raise UsageError(f"--set: {error.message}", hint=error.hint) from error
+        raise
 
 
 def _check_scheme(scheme: Scheme) -> None:

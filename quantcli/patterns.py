@@ -45,6 +45,8 @@ def _match(pattern: str, nodes: Mapping[str, ir.Node], gone: set[str], model: ir
     else:
         rest = pattern
         found = {n for n in known if n == pattern or fnmatchcase(n, pattern)}
+    if not found and not sign and any(pattern == node.op_type for node in nodes.values()):
+        raise UsageError(f"--float {pattern!r} matches no node name; did you mean 'op:{pattern}'?")
     if not found:
         raise UsageError(
             f"--float {pattern!r} matches nothing in the model{did_you_mean(rest, known)}",

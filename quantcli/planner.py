@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from quantcli.recipe import Recipe, TensorScheme
 
 _BESIDE: Final = "no integer operator beside it: quantizing it alone would only cost"
+_STAY_CHANNELS_LAST: Final = frozenset({"Add", "Mul", "Concat", "MaxPool", "AveragePool", "LeakyRelu", "Resize"})
 _TAIL: Final = "nothing after it multiplies matrices: float keeps its accuracy at no cost"
 
 
@@ -86,7 +87,8 @@ def _candidates(
 
 def _region(node: ir.Node, region: Region, recipe: Recipe, draft: _Draft) -> None:
     name = graph.node_name(node)
-    against = _against_format(POINTWISE, recipe)
+    alone = len(region.members) == 1 and OP_RULES[node.op_type].role is Role.POINTWISE
+    against = _against_format(KERNELS.get(node.op_type, POINTWISE) if alone else POINTWISE, recipe)
     if against is not None:
         draft.skipped[name] = against
     elif node is region.members[-1]:
@@ -153,6 +155,7 @@ def _unit(node: ir.Node, rule: OpRule, kernel: Kernel) -> Unit:
         inputs,
         outputs[0] if outputs else "",
         outputs=outputs,
+        members=(name,) if rule.role is Role.POINTWISE else (),
         weight=graph.name_of(weight) if weight is not None else None,
         bias=graph.name_of(bias) if bias is not None else None,
         axis=_channel_axis(node, rule),
@@ -199,7 +202,8 @@ def _keep_worthwhile(nodes: list[ir.Node], recipe: Recipe, draft: _Draft) -> Non
             draft.untouched.add(unit.node)
             continue
         if reason is None:
-            produced.update(dict.fromkeys(unit.outputs or (unit.output,), node.op_type))
+            inside = node.op_type in _STAY_CHANNELS_LAST and any(produced.get(t) == "Conv" for _, t in unit.inputs)
+            produced.update(dict.fromkeys(unit.outputs or (unit.output,), "Conv" if inside else node.op_type))
             continue
         del draft.candidates[unit.node]
         draft.skipped[unit.node] = reason
@@ -210,12 +214,12 @@ def _keep_worthwhile(nodes: list[ir.Node], recipe: Recipe, draft: _Draft) -> Non
 def _not_worth(node: ir.Node, unit: Unit, produced: Mapping[str, str], useful: set[str], recipe: Recipe) -> str | None:
     rule = OP_RULES[node.op_type]
     cell = KERNELS.get(node.op_type, POINTWISE).cell(recipe.format)
-    if rule.role in CORE:
+    if rule.role in CORE or rule.role is Role.SOURCE:
         return None
     feeders = [produced[t] for _, t in unit.inputs if t in produced]
     if not feeders:
         return _BESIDE
-    if cell.near_linear_only and not any(f in ("Conv", "Concat", "MaxPool") for f in feeders):
+    if cell.near_linear_only and "Conv" not in feeders:
         return cell.reason
     if rule.role is not Role.SAME and unit.node not in useful:
         return _TAIL

@@ -50,7 +50,8 @@ def find_regions(nodes: Sequence[ir.Node], infos: Infos, *, claimed: Container[s
         source = _source(node)
         if source is None:
             continue
-        region = _grown(source, [c for c in candidates if graph.node_name(c) not in taken], infos)
+        left = [c for c in candidates if graph.node_name(c) not in taken]
+        region = _grown(source, left, infos) or _grown(source, [node], infos)
         if region is not None:
             regions.append(region)
             taken.update(graph.node_name(m) for m in region.members)

@@ -18,6 +18,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read on import: without it, files appear in the home folder
 import onnxruntime as ort
 
 from quantcli import graph, submodel

@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 def table(writer: Writer, unit: Unit, node: ir.Node) -> ir.Value:
     """Pointwise region -> table lookup."""
+    del node
     source = unit.inputs[0][1]
     entries = table_of(writer, unit)  # (channels, 256)
     values = writer.constant(f"{stem(unit.node)}_table", entries.ravel())
     index = writer.emit(
         "Cast", [writer.quantized(source)], {"to": int(ir.DataType.INT32)}, name=f"{stem(unit.node)}_index"
     )
-    shape_of = node.inputs[0]
     if len(entries) > 1:
         rank = len(writer.values[source].shape or ())
         offsets = np.arange(len(entries), dtype=np.int32) * 256
@@ -37,7 +37,6 @@ def table(writer: Writer, unit: Unit, node: ir.Node) -> ir.Value:
         index = writer.emit(
             "Add", [index, writer.constant(f"{stem(unit.node)}_offsets", offsets)], name=f"{stem(unit.node)}_row"
         )
-    del shape_of
     flat = writer.constant("flat", np.asarray([-1], np.int64))
     shape = writer.emit("Shape", [writer.quantized(source)], name=f"{stem(unit.node)}_shape")
     row = writer.emit("Reshape", [index, flat], name=f"{stem(unit.node)}_flat")

@@ -34,6 +34,7 @@ class ConvertOpset:
         if version >= self.minimum:
             return state
         model = _converted(state.model, self.minimum)
+        _restore(state.model, model)
         graph.name_everything(model)
         return replace(state, model=model).noted(notes=(f"opset converted from {version} to {self.minimum}",))
 
@@ -65,3 +66,18 @@ def _converted(model: ir.Model, target: int) -> ir.Model:
     result = ir.from_proto(converted)
     result.ir_version = max(result.ir_version, 8)
     return result
+
+
+def _restore(before: ir.Model, after: ir.Model) -> None:
+    """Give what was an Upsample its names and its sampling back; the converter leaves a Resize with neither."""
+    kept = {o.name for node in before.graph for o in node.outputs}
+    old = [n for n in before.graph if graph.is_onnx(n, "Upsample")]
+    new = [
+        n for n in after.graph if graph.is_onnx(n, "Resize") and (n.name not in kept or n.outputs[0].name not in kept)
+    ]
+    if len(old) != len(new):
+        return
+    for origin, node in zip(old, new, strict=True):
+        node.name, node.outputs[0].name = origin.name, origin.outputs[0].name
+        for name, value in (("coordinate_transformation_mode", "asymmetric"), ("nearest_mode", "floor")):
+            node.attributes[name] = ir.AttrString(name, value)

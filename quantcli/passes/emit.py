@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from quantcli import graph
+from quantcli.kernels import is_fused
 from quantcli.lowering import boundary, integer, qdq
 from quantcli.report import INTEGER, Entry
 from quantcli.state import Quantized
@@ -14,7 +15,9 @@ from quantcli.writer import Writer
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from quantcli.plan import Unit
+    import onnx_ir as ir
+
+    from quantcli.plan import Plan, Unit
     from quantcli.quant import QuantParams
     from quantcli.state import State, Tick
 
@@ -35,6 +38,7 @@ class Emit:
         for done, unit in enumerate(state.plan.units, 1):
             write(writer, unit)
             tick(done, len(state.plan.units))
+        _keep_float(writer, state.plan)
         fed = _io(state, [graph.name_of(v) for v in state.model.graph.inputs])
         left = _io(state, [graph.name_of(v) for v in state.model.graph.outputs])
         at_edge: dict[str, QuantParams] = {}
@@ -43,6 +47,28 @@ class Emit:
         if state.recipe.outputs != "float32":
             at_edge |= boundary.integer_outputs(writer, left, state.recipe.outputs)
         return replace(state, quantized=_finished(writer, at_edge)).entered(_kernels(state, writer))
+
+
+def _keep_float(writer: Writer, plan: Plan) -> None:
+    """Part from its DQ each operator that is to compute in float but that onnxruntime would fuse into a kernel.
+
+    A Sum of one operand is a copy that no optimization of onnxruntime removes; it costs less than the kernel would.
+    """
+    for node in [n for n in writer.graph if graph.node_name(n) in plan.skipped and is_fused(n.op_type)]:
+        value = next((v for v in node.inputs if v is not None and _is_dequantized(v)), None)
+        if value is None or not (node.op_type in ("MatMul", "Gemm") or _is_quantized_again(node)):
+            continue
+        apart = writer.emit("Sum", [value], name=f"{node.name}_in_float", output_name=f"{value.name}_in_float")
+        node.replace_input_with(node.inputs.index(value), apart)
+
+
+def _is_dequantized(value: ir.Value) -> bool:
+    producer = value.producer()
+    return producer is not None and producer.op_type == "DequantizeLinear"
+
+
+def _is_quantized_again(node: ir.Node) -> bool:
+    return any(r.op_type == "QuantizeLinear" for o in node.outputs for r, _ in graph.consumers(o))
 
 
 def _io(state: State, names: list[str]) -> list[str]:

@@ -42,7 +42,7 @@ class FoldBatchNorm:
             affine = _affine(node, linear) if linear is not None else None
             if linear is None or affine is None:
                 continue
-            _fold(linear, affine, names)
+            _fold(linear, affine, names, offset_of=node)
             graph.replace_value(node.outputs[0], linear.outputs[0])
             graph.remove_node(node)
             entries[name] = Entry(name, op_type, FOLDED, reason=f"folded into {graph.node_name(linear)}")
@@ -123,7 +123,7 @@ def _per_channel(array: npt.NDArray[np.generic] | None, channels: int, spatial: 
     return array.astype(np.float64).reshape(channels) if shape == expected else None
 
 
-def _fold(linear: ir.Node, affine: tuple[Floats, Floats], names: graph.Names) -> None:
+def _fold(linear: ir.Node, affine: tuple[Floats, Floats], names: graph.Names, *, offset_of: ir.Node) -> None:
     factor, offset = affine
     weight = graph.constant(linear.inputs[1])
     if weight is None or linear.graph is None:
@@ -131,7 +131,17 @@ def _fold(linear: ir.Node, affine: tuple[Floats, Floats], names: graph.Names) ->
     bias = graph.constant(graph.input_at(linear, 2))
     old = np.zeros(len(factor)) if bias is None else np.broadcast_to(bias.astype(np.float64).ravel(), factor.shape)
     _set(linear, 1, weight.astype(np.float64) * _shaped(factor, weight, linear), "weight", names)
+    if bias is None:
+        _adopt_offset(linear, offset_of, len(factor))
     _set(linear, 2, old * factor + offset, "bias", names)
+
+
+def _adopt_offset(linear: ir.Node, node: ir.Node, channels: int) -> None:
+    """Let the offset of a BatchNormalization be the bias of an operator without one: it keeps its name."""
+    value = graph.input_at(node, 2) if node.op_type == "BatchNormalization" else None
+    if value is not None and len(graph.consumers(value)) == 1 and value.shape == (channels,):
+        linear.resize_inputs(3)
+        linear.replace_input_with(2, value)
 
 
 def _shaped(factor: Floats, weight: npt.NDArray[np.generic], linear: ir.Node) -> Floats:
@@ -149,8 +159,9 @@ def _set(linear: ir.Node, index: int, array: Floats, role: str, names: graph.Nam
     """Give the operator a constant of its own; it keeps the user's name where nobody else reads the old one."""
     value = graph.input_at(linear, index)
     new = array.astype(np.float32)
-    if value is not None and len(graph.consumers(value)) == 1 and value.shape == new.shape:
-        graph.set_initializer(value, new)
+    readers = {reader for reader, _ in graph.consumers(value)} - {linear} if value is not None else set()
+    if value is not None and value.shape == new.shape and all(r.op_type == "BatchNormalization" for r in readers):
+        graph.set_initializer(value, new)  # the BatchNormalization that is being folded reads it no more
         return
     name = names.new(graph.name_of(value) if value is not None else f"{graph.name_of(linear.outputs[0])}_{role}")
     graph_of = linear.graph
