@@ -72,16 +72,14 @@ def quantize(real: npt.NDArray[np.floating], params: QuantParams) -> npt.NDArray
     scale, zero = _aligned(params, real.ndim)
     with np.errstate(over="ignore"):  # what overflows saturates
         steps = np.rint(np.asarray(real, np.float32) / scale).astype(np.float64) + zero
-    integers: npt.NDArray[np.integer] = np.clip(steps, params.spec.qmin, params.spec.qmax).astype(
-        params.spec.dtype.storage
-    )
-    return integers
+    # numpy turns rank 0 into scalars on the way
+    return np.asarray(np.clip(steps, params.spec.qmin, params.spec.qmax), params.spec.dtype.storage)
 
 
 def dequantize(integers: npt.NDArray[np.integer], params: QuantParams) -> npt.NDArray[np.float32]:
     """Return ``(integers - zero_point) * scale`` as float32."""
     scale, zero = _aligned(params, integers.ndim)
-    return ((integers.astype(np.float64) - zero).astype(np.float32) * scale).astype(np.float32)
+    return np.asarray((integers.astype(np.float64) - zero).astype(np.float32) * scale, np.float32)
 
 
 def fake_quantize(real: npt.NDArray[np.floating], params: QuantParams) -> npt.NDArray[np.float32]:

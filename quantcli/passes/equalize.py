@@ -37,7 +37,7 @@ class Equalize:
         samples: At most this many samples, spread over the dataset.
     """
 
-    samples: int = 128
+    samples: int = 200
     needs: ClassVar[frozenset[str]] = frozenset({"data"})
     gives: ClassVar[frozenset[str]] = frozenset()
 
