@@ -7,7 +7,7 @@ reconstructed operators before it make them. What is changed (weights, biases) i
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from quantcli.state import Quantized, State, Tick
 
     Floats = npt.NDArray[np.float64]
+
+
+_AFFORDABLE: Final = 20_000_000  # activations; small models can afford many samples
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,13 +136,22 @@ class Layer:
         return array
 
 
+def sample_count(state: State, least: int) -> int:
+    """Return how many samples to walk: ``least``, or more while all activations of the model together are few."""
+    if state.data is None:
+        return 0
+    outputs = {u.output for u in state.plan.linear_units()}
+    elements = sum(s.count for n, s in state.stats.items() if n in outputs) // len(state.data)
+    return min(len(state.data), max(least, _AFFORDABLE // max(elements, 1)))
+
+
 def reconstruct(state: State, quantized: Quantized, samples: int, tick: Tick) -> Iterator[Layer]:
     """Yield every linear unit in topological order; what the caller changes in it is what the next ones see.
 
     Args:
         state: With data, plan and encodings.
         quantized: The model to change, a copy of the state's.
-        samples: At most this many samples, spread over the dataset.
+        samples: This many samples, spread over the dataset.
         tick: Told of progress.
     """
     if state.data is None:

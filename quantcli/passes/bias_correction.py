@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 import numpy as np
 
-from quantcli.reconstruction import Layer, copied, reconstruct
+from quantcli.reconstruction import Layer, copied, reconstruct, sample_count
 
 if TYPE_CHECKING:
     from quantcli.state import State, Tick
@@ -26,7 +26,7 @@ class BiasCorrection:
     """Corrects the biases of the emitted model.
 
     Attributes:
-        samples: At most this many samples, spread over the dataset.
+        samples: At least this many samples, spread over the dataset; more for small models.
         rounds: Fixed-point iterations; a second one matters where an absorbed activation clips.
     """
 
@@ -39,9 +39,8 @@ class BiasCorrection:
         """Correct every linear operator, in topological order."""
         if state.quantized is None or state.data is None:
             return state
-        quantized = copied(state.quantized)
-        kept = [_corrected(layer, self.rounds) for layer in reconstruct(state, quantized, self.samples, tick)]
-        used = min(self.samples, len(state.data))
+        quantized, used = copied(state.quantized), sample_count(state, self.samples)
+        kept = [_corrected(layer, self.rounds) for layer in reconstruct(state, quantized, used, tick)]
         note = f"bias correction on {used} samples, kept on {sum(kept)} of {len(kept)} layers"
         return replace(state, quantized=quantized).noted(notes=(note,))
 

@@ -15,7 +15,7 @@ import numpy as np
 from quantcli import graph
 from quantcli.gptq import gptq
 from quantcli.patches import Window, conv_rows, plain_rows, same_pads
-from quantcli.reconstruction import Layer, copied, reconstruct
+from quantcli.reconstruction import Layer, copied, reconstruct, sample_count
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -30,7 +30,7 @@ class Gptq:
     """Rounds the weights of the emitted model.
 
     Attributes:
-        samples: At most this many samples, spread over the dataset.
+        samples: At least this many samples, spread over the dataset; more for small models.
         rows: At most this many rows of inputs per operator, over all samples; at least four times its inputs are taken.
         largest: Operators with more inputs per output than this keep nearest rounding; their Gram matrix is too large.
     """
@@ -45,13 +45,12 @@ class Gptq:
         """Round every linear operator, in topological order."""
         if state.quantized is None or state.data is None:
             return state
-        quantized = copied(state.quantized)
+        quantized, used = copied(state.quantized), sample_count(state, self.samples)
         stored = Counter(quantized.weights.values())
         kept = [
-            stored[layer.stored_weight] == 1 and self._rounded(layer, len(state.data))  # a shared one serves others too
-            for layer in reconstruct(state, quantized, self.samples, tick)
+            stored[layer.stored_weight] == 1 and self._rounded(layer, used)  # a shared one serves others too
+            for layer in reconstruct(state, quantized, used, tick)
         ]
-        used = min(self.samples, len(state.data))
         note = f"gptq rounding on {used} samples, kept on {sum(kept)} of {len(kept)} layers"
         return replace(state, quantized=quantized).noted(notes=(note,))
 
@@ -59,7 +58,7 @@ class Gptq:
         real = layer.real_weight()  # (G, rows, K)
         if real.shape[2] > self.largest:
             return False
-        most = max(self.rows, 4 * real.shape[2]) // max(min(self.samples, samples), 1) + 1
+        most = max(self.rows, 4 * real.shape[2]) // max(samples, 1) + 1
         mean, covariance = _moments(layer, most)
         scale = np.broadcast_to(layer.weight_params.scale.astype(np.float64), (real.shape[0] * real.shape[1],))
         scale = scale.reshape(real.shape[:2])
