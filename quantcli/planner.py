@@ -6,17 +6,18 @@ No numbers are needed: types and shapes come from loading the model, ranges come
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from quantcli import dtypes, graph
 from quantcli.absorption import absorb
-from quantcli.applicability import CORE, Infos, data_inputs, is_float32, reason_against
+from quantcli.applicability import Infos, data_inputs, is_float32, reason_against
 from quantcli.grouping import group_tensors, useful_ranges
 from quantcli.kernels import KERNELS, NO_KERNEL, POINTWISE, Kernel
 from quantcli.oprules import OP_RULES, OpRule, Role
 from quantcli.plan import Plan, Unit
 from quantcli.quant import PerAxis, PerTensor, QuantSpec
 from quantcli.regions import Region, find_regions, is_region_worth
+from quantcli.worth import reasons_against
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,10 +25,6 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from quantcli.recipe import Recipe, TensorScheme
-
-_BESIDE: Final = "no integer operator beside it: quantizing it alone would only cost"
-_STAY_CHANNELS_LAST: Final = frozenset({"Add", "Mul", "Concat", "MaxPool", "AveragePool", "LeakyRelu", "Resize"})
-_TAIL: Final = "nothing after it multiplies matrices: float keeps its accuracy at no cost"
 
 
 @dataclass(slots=True)
@@ -188,78 +185,16 @@ def _release(nodes: list[ir.Node], names: tuple[str, ...], draft: _Draft) -> Non
 
 
 def _keep_worthwhile(nodes: list[ir.Node], recipe: Recipe, draft: _Draft) -> None:
-    """Take back the candidates that would only add Q and DQ: no matrix product before, or none after them."""
-    useful = _before_products(nodes, draft)
-    moving = _leading_into(nodes, draft)
-    produced: dict[str, str] = {}
+    """Take back the candidates that do not pay, and those that only read: reading costs a DequantizeLinear at most."""
     for node in nodes:
-        unit = draft.candidates.get(graph.node_name(node))
-        if unit is None:
-            continue
-        reason = None if unit.node in moving else _not_worth(node, unit, produced, useful, recipe)
-        if OP_RULES[node.op_type].role is Role.OPAQUE:
-            del draft.candidates[unit.node]
-            draft.untouched.add(unit.node)
-            continue
-        if reason is None:
-            inside = node.op_type in _STAY_CHANNELS_LAST and any(produced.get(t) == "Conv" for _, t in unit.inputs)
-            produced.update(dict.fromkeys(unit.outputs or (unit.output,), "Conv" if inside else node.op_type))
-            continue
-        del draft.candidates[unit.node]
-        draft.skipped[unit.node] = reason
-        names = (*unit.absorbed, *unit.members[:-1])
-        _release(nodes, names, draft)
-
-
-def _not_worth(node: ir.Node, unit: Unit, produced: Mapping[str, str], useful: set[str], recipe: Recipe) -> str | None:
-    rule = OP_RULES[node.op_type]
-    cell = KERNELS.get(node.op_type, POINTWISE).cell(recipe.format)
-    if rule.role in CORE or rule.role is Role.SOURCE:
-        return None
-    feeders = [produced[t] for _, t in unit.inputs if t in produced]
-    if not feeders:
-        return _BESIDE
-    if cell.near_linear_only and "Conv" not in feeders:
-        return cell.reason
-    if rule.role is not Role.SAME and unit.node not in useful:
-        return _TAIL
-    return None
-
-
-def _leading_into(nodes: list[ir.Node], draft: _Draft) -> set[str]:
-    """Return the data movement all of whose readers are linear operators, or move data into them in turn."""
-    found: set[str] = set()
-    for node in reversed(nodes):
         name = graph.node_name(node)
-        readers = [n for o in node.outputs for n, _ in graph.consumers(o)]
-        if name not in draft.candidates or OP_RULES[node.op_type].role is not Role.SAME or not readers:
-            continue
-        if KERNELS[node.op_type].qdq.near_linear_only or any(o.is_graph_output() for o in node.outputs):
-            continue
-        if all(_takes(reader, found, draft) for reader in readers):
-            found.add(name)
-    return found
-
-
-def _takes(reader: ir.Node, moving: set[str], draft: _Draft) -> bool:
-    name = graph.node_name(reader)
-    return name in moving or (name in draft.candidates and OP_RULES[reader.op_type].role in CORE)
-
-
-def _before_products(nodes: list[ir.Node], draft: _Draft) -> set[str]:
-    """Return the names of nodes from whose results a linear operator or a product is reached."""
-    useful: set[str] = set()
-    for node in reversed(nodes):
-        readers = [n for o in node.outputs for n, _ in graph.consumers(o)]
-        for reader in readers:
-            unit = draft.candidates.get(graph.node_name(reader))
-            core = unit is not None and OP_RULES[reader.op_type].role in CORE
-            if core or graph.node_name(reader) in useful:
-                useful.add(graph.node_name(node))
-                break
-    absorbers = {a: u.node for u in draft.candidates.values() for a in u.absorbed}
-    useful.update(absorbers[name] for name in list(useful) if name in absorbers)
-    return useful
+        if name in draft.candidates and OP_RULES[node.op_type].role is Role.OPAQUE:
+            del draft.candidates[name]
+            draft.untouched.add(name)
+    for name, reason in reasons_against(nodes, draft.candidates, recipe.format).items():
+        unit = draft.candidates.pop(name)
+        draft.skipped[name] = reason
+        _release(nodes, (*unit.absorbed, *unit.members[:-1]), draft)
 
 
 def _in_order(nodes: list[ir.Node], draft: _Draft) -> tuple[Unit, ...]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from quantcli.state import Calibrator, State, Tick
 
 _UNSEEN: Final = "never calibrated: tensor {!r} took no finite value on the representative dataset"
+_BIAS_STEPS: Final = 1 << 16  # resolution of a bias whose layer reads nothing but zeros
 MIXED_RANGES: Final = 10.0  # a join whose operands differ by more loses the small one's resolution
 
 
@@ -42,6 +43,7 @@ class Assign:
         stats = {n: _stats(n, values, state) for n in state.plan.activations}
         ranges = {n: self.calibrator.range(stats[n], spec) for n, spec in state.plan.activations.items()}
         tensors = _activation_params(state.plan, ranges)
+        tensors |= _silent_inputs(state.plan, values, ranges, tensors)
         weights, warnings = _weight_params(state.plan, values, tensors)
         report = replace(state.report, ranges=ranges)
         mixed = tuple(_mixed(state, ranges))
@@ -92,6 +94,26 @@ def _activation_params(plan: Plan, ranges: Mapping[str, tuple[float, float]]) ->
             params = affine.choose_params(min(low for low, _ in clipped), max(high for _, high in clipped), spec)
         chosen.update(dict.fromkeys(group, params))
     return chosen
+
+
+def _silent_inputs(
+    plan: Plan,
+    values: Mapping[str, ir.Value],
+    ranges: Mapping[str, tuple[float, float]],
+    tensors: Mapping[str, QuantParams],
+) -> dict[str, QuantParams]:
+    """Return finer scales for activations that were always zero: the bias that they are read with is on their grid."""
+    grouped = {n for group in plan.groups for n in group}
+    finer: dict[str, QuantParams] = {}
+    for unit in plan.linear_units():
+        name = unit.inputs[0][1]
+        bias, weight = (graph.real_constant(values[n]) if n else None for n in (unit.bias, unit.weight))
+        if any(ranges[name]) or name in grouped or bias is None or weight is None or not (bias.any() and weight.any()):
+            continue
+        steps = np.abs(bias).max() / _BIAS_STEPS / (np.abs(weight).max() / 127)
+        wanted = float(min(steps, finer[name].scale if name in finer else tensors[name].scale))
+        finer[name] = affine.choose_params(0.0, wanted * 255, plan.activations[name])
+    return finer
 
 
 def _clipped(found: tuple[float, float], clamp: tuple[float, float] | None) -> tuple[float, float]:

@@ -53,7 +53,6 @@ def test_keep_writes_although_it_is_1(convert):
         (["--keep"], "--keep means nothing without --min-sqnr"),
         (["--mode", "int8-only", "--recipe", "x.yaml"], "--mode and --recipe exclude each other"),
         (["a.onnx", "b.onnx"], "unexpected extra argument"),
-        (["a.onnx"], "needs calibration data"),
         (["-o", "nowhere/x.onnx"], "the folder nowhere does not exist"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
