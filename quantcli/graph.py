@@ -236,11 +236,19 @@ def describe_op(node: ir.Node) -> str:
     return node.op_type if is_onnx(node) else f"{node.domain}:{node.op_type}"
 
 
+def _contradict(declared: ir.Shape | None, found: ir.Shape | None) -> bool:
+    return declared is not None and found is not None and len(declared) != len(found)
+
+
 def annotate(model: ir.Model, known: Mapping[str, ir.TypeAndShape]) -> None:
     """Write types and shapes onto the tensors of the main graph that lack them; inputs and outputs stay as they are."""
     for name, value in named_values(model.graph).items():
         info = known.get(name)
-        if info is None or value.is_graph_input() or value.is_graph_output():
+        if info is None or value.is_graph_input():
             continue
+        if value.is_graph_output() and not _contradict(value.shape, info.shape):
+            continue
+        if value.is_graph_output():
+            value.shape = info.shape  # declared with another rank than it has
         value.type = value.type or info.type
         value.shape = value.shape or info.shape

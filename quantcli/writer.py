@@ -113,7 +113,7 @@ class Writer:
         value, params = self.values[tensor], self.params_of(tensor)
         array = graph.constant(value) if graph.is_constant(value) else None
         if array is not None:
-            made = self.constant(f"{stem(tensor)}_quantized", affine.quantize(array.astype(np.float32), params))
+            made = self.own_constant(f"{stem(tensor)}_quantized", affine.quantize(array.astype(np.float32), params))
         else:
             made = self.emit(
                 "QuantizeLinear", [value, *self.grid(tensor)], name=f"{stem(tensor)}_QuantizeLinear",
@@ -145,12 +145,37 @@ class Writer:
         self._dequantized[tensor] = new
         self.values[tensor] = new
 
-    def quantize_result(self, tensor: str, raw: ir.Value) -> None:
-        """Let a tensor be the dequantization of the quantization of ``raw``, its value before rounding."""
+    def quantize_result(self, tensor: str, raw: ir.Value, clamp: tuple[float, float] | None = None) -> None:
+        """Let a tensor be the dequantization of the quantization of ``raw``, its value before rounding and clamping."""
         integers = ir.Value(name=self.names.new(f"{stem(tensor)}_quantized"))
         self.settle(tensor, integers)
         raw.name = self.names.new(f"{stem(tensor)}_raw")
-        self.emit("QuantizeLinear", [raw, *self.grid(tensor)], name=f"{stem(tensor)}_QuantizeLinear", into=integers)
+        limits = self.limits(tensor, clamp)
+        name, operands = f"{stem(tensor)}_QuantizeLinear", [raw, *self.grid(tensor)]
+        if limits is None:
+            self.emit("QuantizeLinear", operands, name=name, into=integers)
+            return
+        rounded = self.emit("QuantizeLinear", operands, name=name, output_name=f"{stem(tensor)}_unclamped")
+        self.clamped(tensor, rounded, limits, into=integers)
+
+    def limits(self, tensor: str, clamp: tuple[float, float] | None) -> tuple[int, int] | None:
+        """Return a clamp in integers, or None where the ends of the tensor's grid are the clamp already."""
+        if clamp is None:
+            return None
+        params = self.params_of(tensor)
+        ends = (params.spec.qmin, params.spec.qmax)
+        steps = np.rint(np.asarray(clamp) / np.float64(params.scale)) + int(params.zero_point)
+        low, high = (int(v) for v in np.clip(steps, *ends))
+        return None if (low, high) == ends else (low, high)
+
+    def clamped(
+        self, tensor: str, integers: ir.Value, limits: tuple[int, int], into: ir.Value | None = None
+    ) -> ir.Value:
+        """Append the clamp that a grid shared with wider tensors does not express."""
+        ends = [self.constant(f"limit_{v}", np.asarray(v, np.uint8)) for v in limits]
+        return self.emit(
+            "Clip", [integers, *ends], name=f"{stem(tensor)}_clamp", into=into, output_name=f"{stem(tensor)}_clamped"
+        )
 
     def weight(self, unit: Unit) -> tuple[ir.Value, ir.Value, ir.Value]:
         """Return the int8 weight of a linear unit with its scale and zero point."""

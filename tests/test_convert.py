@@ -502,7 +502,7 @@ def test_the_report_verifies_every_output(report):
 
 def test_reported_quality_is_what_the_file_gives(converted, mode, report):
     images = np.load(SAMPLE / "calibration.npz")["image"]
-    picked = images[[i * len(images) // 50 for i in range(50)]]
+    picked = images[[i * len(images) // 20 for i in range(20)]]
     grids = grids_of(converted.json(f"digits.{mode}.encodings.json"))
     written, original = converted.model(f"digits.{mode}.onnx"), onnx.load(SAMPLE / "digits.onnx")
     integer = io_of(written)["image"] != TensorProto.FLOAT

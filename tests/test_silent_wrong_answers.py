@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import models
 import numpy as np
 import pytest
@@ -413,6 +415,15 @@ def test_s24_every_output_is_there_also_one_that_is_read_inside(bench, output_fo
     assert [o.name for o in converted.model.graph.output] == ["a", "y", "a2"]
     assert converted.grids.keys() >= {"a", "y"}
     loads_and_is_faithful(converted)
+
+
+@in_both_formats
+def test_s24_an_output_declared_with_another_rank_is_converted_or_refused(bench, output_format):
+    source = "(float[1,3,5,5] x) => (float a, float y) { a = Conv(x, w) y = Conv(a, v) }"
+    model = models.text(source, w=weight(3, 3, 1, 1), v=weight(3, 3, 1, 1, seed=1))
+    del model.graph.output[0].type.tensor_type.shape.dim[:]  # a scalar, it says; onnxruntime loads it with a warning
+    with contextlib.suppress(ModelError):
+        assert sqnr_db(bench.as_format(model, output_format)) > 25
 
 
 # ---- the runtime's optimizer -----------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from quantcli.cli import options, progress, terminal
+from quantcli.cli import deferred, options, progress, terminal
 from quantcli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -125,6 +125,7 @@ GROUPS: Final = {
 
 @click.pass_context
 def _convert(context: click.Context, /, **_: object) -> None:
+    deferred.put_off()
     from quantcli import api  # noqa: PLC0415 - help must not load onnxruntime
 
     asked = context.params

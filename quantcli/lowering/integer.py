@@ -47,4 +47,5 @@ def write(writer: Writer, unit: Unit) -> None:
     integers = LOWERINGS[unit.lowering](writer, unit, node)
     producer = integers.producer()
     writer.kernels[unit.node] = producer.op_type if producer is not None else unit.lowering
-    writer.settle(unit.output, integers)
+    limits = writer.limits(unit.output, unit.clamp)
+    writer.settle(unit.output, integers if limits is None else writer.clamped(unit.output, integers, limits))

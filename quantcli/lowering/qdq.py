@@ -34,7 +34,7 @@ def write(writer: Writer, unit: Unit) -> None:
         for value in list(node.outputs):
             writer.quantize_result(graph.name_of(value), value)
         return
-    writer.quantize_result(unit.output, raw)
+    writer.quantize_result(unit.output, raw, unit.clamp)
 
 
 def _read_dequantized(writer: Writer, member: ir.Node, tensor: str) -> None:
