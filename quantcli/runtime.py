@@ -110,6 +110,8 @@ def describe(model: ir.Model) -> dict[str, TensorInfo]:
     """Return type and shape of every tensor of the main graph, inferred by onnxruntime without running it."""
     names = [n for n, v in graph.named_values(model.graph).items() if v.producer() is not None]
     tapped = submodel.with_outputs(model, names) if names else model
+    for value in tapped.graph.outputs if names else ():
+        value.shape = None  # what the file declares may be wrong; onnxruntime infers it anew
     session = load(tapped, optimize=False)
     found = {i.name: i for i in (*session.inputs, *session.outputs)}
     for name, value in model.graph.initializers.items():
