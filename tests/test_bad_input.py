@@ -83,7 +83,7 @@ def snapshot(folder: Path) -> dict[str, str]:
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     """A folder with a good model ``m.onnx`` and good data ``d.npz``, and an empty scratch folder beside it."""
-    folder, scratch = tmp_path / "work", tmp_path / "scratch"
+    folder, scratch = tmp_path / "here", tmp_path / "scratch"
     folder.mkdir()
     scratch.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(scratch))
@@ -424,7 +424,7 @@ def test_a_sidecar_that_is_a_folder_is_refused(refused, place):
     refused(*converting(), code=2, error="o.report.json is a folder")
 
 
-@pytest.mark.parametrize("name", ["m.onnx", "./m.onnx", "../work/m.onnx", "soft.onnx", "hard.onnx"])
+@pytest.mark.parametrize("name", ["m.onnx", "./m.onnx", "../here/m.onnx", "soft.onnx", "hard.onnx"])
 def test_the_output_may_not_be_the_input(refused, place, name):
     (place / "soft.onnx").symlink_to("m.onnx")
     (place / "hard.onnx").hardlink_to(place / "m.onnx")
