@@ -37,7 +37,7 @@ class Gptq:
 
     samples: int = 32
     rows: int = 16384
-    largest: int = 8192
+    largest: int = 4608
     needs: ClassVar[frozenset[str]] = frozenset({"quantized", "data"})
     gives: ClassVar[frozenset[str]] = frozenset()
 
@@ -88,11 +88,14 @@ def _moments(layer: Layer, most: int) -> tuple[Floats, Floats]:
         shift = rows.mean(axis=1, keepdims=True) if shift is None else shift
         rows -= shift
         total = total + rows.sum(axis=1, dtype=np.float64)
-        outer = outer + np.matmul(rows.transpose(0, 2, 1), rows)
+        found = np.matmul(rows.transpose(0, 2, 1), rows)
+        outer = found.astype(np.float64) if not count else np.add(outer, found, out=outer)
         count += rows.shape[1]
     mean = total / max(count, 1)
-    covariance = outer / max(count, 1) - mean[:, :, None] * mean[:, None, :]
-    return (mean + (0.0 if shift is None else shift[:, 0])) * scale, covariance * scale**2
+    outer /= max(count, 1)  # in place: for thousands of inputs each copy weighs hundreds of megabytes
+    outer -= mean[:, :, None] * mean[:, None, :]
+    outer *= scale**2
+    return (mean + (0.0 if shift is None else shift[:, 0])) * scale, outer
 
 
 def _rows(layer: Layer, x: npt.NDArray[np.float32], most: int) -> npt.NDArray[np.float32]:
