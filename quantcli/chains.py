@@ -79,7 +79,9 @@ def is_linear(node: ir.Node) -> bool:
         return False
     weight, bias = graph.real_constant(graph.input_at(node, 1)), graph.input_at(node, 2)
     plain = all(graph.float_attribute(node, a, 1.0) == 1.0 for a in ("alpha", "beta"))
-    return plain and weight is not None and weight.ndim >= 2 and (bias is None or graph.is_constant(bias))
+    if weight is None or weight.dtype != np.float32 or weight.ndim < 2:
+        return False
+    return plain and (bias is None or graph.is_constant(bias))
 
 
 def constant_at(add: ir.Node) -> int:

@@ -51,7 +51,7 @@ class Canonicalize:
 def _gemm(node: ir.Node, names: graph.Names) -> list[ir.Node]:
     weight, bias = graph.constant(node.inputs[1]), graph.constant(graph.input_at(node, 2))
     alpha, beta = (graph.float_attribute(node, a, 1.0) for a in ("alpha", "beta"))
-    if weight is None or (bias is None and graph.input_at(node, 2) is not None):
+    if weight is None or weight.dtype != np.float32 or (bias is None and graph.input_at(node, 2) is not None):
         return []
     if alpha != 1.0:
         graph.set_own_constant(node, 1, (weight.astype(np.float64) * alpha).astype(np.float32), names)

@@ -61,7 +61,8 @@ def _foldable_into(node: ir.Node) -> ir.Node | None:
         if linear is None or not graph.is_onnx(linear, "Conv", "ConvTranspose", "Gemm"):
             continue
         constants = [graph.input_at(linear, i) for i in (1, 2)]
-        if not _bias_per_channel(linear):
+        weight = graph.real_constant(graph.input_at(linear, 1))
+        if weight is None or weight.dtype != np.float32 or not _bias_per_channel(linear):
             return None
         if graph.only_consumer(linear.outputs[0]) is node and all(c is None or graph.is_constant(c) for c in constants):
             plain = linear.op_type != "Gemm" or graph.float_attribute(linear, "beta", 1.0) == 1.0

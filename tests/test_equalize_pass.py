@@ -1,0 +1,61 @@
+"""Equalization scales channels and leaves the float function alone."""
+
+from __future__ import annotations
+
+import models
+import numpy as np
+import pytest
+
+from quantcli import runtime
+from quantcli.metrics import Comparison
+from quantcli.passes.equalize import Equalize
+
+SOURCE = """(float[1,4,8,8] x) => (float[1,3,8,8] y) {
+  a = Conv(x, w, b) r = Relu(a) d = Conv<group = 6, pads = [1, 1, 1, 1]>(r, k) c = Clip(d, zero, six) y = Conv(c, v)
+}"""
+SPREAD = np.array([1, 2, 5, 10, 20, 40], np.float32).reshape(6, 1, 1, 1)
+
+
+def network():
+    return models.text(
+        SOURCE, w=models.weight(6, 4, 1, 1) * SPREAD, b=models.weight(6), k=models.weight(6, 1, 3, 3) / SPREAD,
+        v=models.weight(3, 6, 1, 1), zero=0, six=6,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def state(bench):
+    return bench.as_format(network(), "qdq", "passes.equalize=off").result.state
+
+
+def equalized(state):
+    return Equalize()(state, lambda _done, _total: None)
+
+
+def test_the_float_function_stays(state):
+    before, after = (runtime.load(s.model) for s in (state, equalized(state)))
+    for feed in state.data:
+        assert Comparison().add(before.run(feed)["y"], after.run(feed)["y"]).sqnr_db > 100
+
+
+def test_the_channels_come_closer(state):
+    def spread(model):
+        session = runtime.load(model, outputs=["r"])
+        high = np.max([session.run(f)["r"].max(axis=(0, 2, 3)) for f in state.data], axis=0)
+        return high.max() / high.min()
+
+    assert spread(equalized(state).model) < spread(state.model)
+
+
+def test_scaled_tensors_are_named(state):
+    assert "r" in equalized(state).report.equalized
+    assert "y" not in equalized(state).report.equalized
+
+
+def test_it_pays(bench):
+    model = network()
+    off, on = (
+        bench.as_format(model, "integer", f"passes.equalize={switch}").result.state.report.verification.outputs["y"]
+        for switch in ("off", "on")
+    )
+    assert on.sqnr_db > off.sqnr_db
