@@ -47,6 +47,42 @@ class Unit:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredUse:
+    """One operator that reads a stored weight.
+
+    Attributes:
+        node: Name of the node.
+        index: Which of its inputs the weight is.
+        form: How the node gets at the integers: a key of the table of forms, or ``folded``.
+        reason: Why it takes no other form.
+    """
+
+    node: str
+    index: int
+    form: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredWeight:
+    """A constant that is stored in integers, once for all who read it.
+
+    Attributes:
+        name: Its name.
+        spec: How it is quantized.
+        uses: Its readers in the main graph; bodies of If, Loop and Scan always read the folded form.
+        scope: Which graph holds it, counted as ``graph.all_graphs`` yields them; 0 is the main graph.
+        twin: Name of the stored weight whose transpose it is; then nothing is stored for it.
+    """
+
+    name: str
+    spec: QuantSpec
+    uses: tuple[StoredUse, ...] = ()
+    scope: int = 0
+    twin: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """The decisions for one graph.
 
@@ -56,10 +92,11 @@ class Plan:
         activations: Tensor name -> spec of every activation on an integer edge, constants read as activations included.
         weights: Weight name -> spec.
         groups: Sets of tensors that share one scale and zero point.
-        fixed: Tensor name -> (scale, uint8 zero point) known beforehand.
+        fixed: Tensor name -> (scale, zero point) known beforehand.
         skipped: Node name -> why it stays float.
         untouched: Nodes that have nothing to quantize.
         useful: Tensor name -> values beyond which none of its readers can tell a difference.
+        stored: Weights of a float graph that are stored in integers.
     """
 
     units: tuple[Unit, ...] = ()
@@ -70,6 +107,7 @@ class Plan:
     skipped: Mapping[str, str] = field(default_factory=dict)
     untouched: frozenset[str] = frozenset()
     useful: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    stored: tuple[StoredWeight, ...] = ()
 
     def linear_units(self) -> tuple[Unit, ...]:
         """Return the units that have a constant weight."""
