@@ -17,13 +17,16 @@ if TYPE_CHECKING:
 Infos = Mapping[str, "TensorInfo"]
 
 
-def reason_against(node: ir.Node, rule: OpRule, infos: Infos) -> str | None:
-    """Return why the node cannot be an integer operator although its type could, or None."""
+def reason_against(node: ir.Node, rule: OpRule, infos: Infos, *, wide: bool = False) -> str | None:
+    """Return why the node cannot be an integer operator although its type could, or None.
+
+    ``wide`` leaves out what only the 8-bit kernels cannot do.
+    """
     for index in data_inputs(node, rule):
         value = node.inputs[index]
         if value is not None and not is_float32(value, infos):
             return f"input {index} ({graph.name_of(value)!r}) is not a float32 tensor"
-    check = _CHECKS.get(node.op_type)
+    check = None if wide and node.op_type in _EIGHT_BIT_ONLY else _CHECKS.get(node.op_type)
     return check(node, infos) if check else None
 
 
@@ -176,6 +179,8 @@ _CHECKS: Final[dict[str, Callable[[ir.Node, Infos], str | None]]] = {
     "Split": _argument_constant,
     "Slice": _argument_constant,
 }
+
+_EIGHT_BIT_ONLY: Final = frozenset({"Softmax", "ReduceMean", "AveragePool", "GlobalAveragePool", "GlobalMaxPool"})
 
 CORE: Final = frozenset({Role.LINEAR, Role.PRODUCT})
 """Roles that carry the arithmetic: whatever is worth computing in integers is next to one of them."""

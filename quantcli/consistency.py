@@ -43,7 +43,7 @@ def check_consistency(quantized: Quantized, plan: Plan, encodings: Encodings) ->
         InternalError: With the tensor and the operator.
     """
     known = _known(quantized, plan, encodings)
-    for node in quantized.model.graph:
+    for node in [n for n in quantized.model.graph if n.name not in quantized.arithmetic]:
         for value, scale, zero in _uses(node):
             name, params = known.get(graph.name_of(value), ("", None))
             if params is None:

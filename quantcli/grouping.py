@@ -10,10 +10,11 @@ from quantcli.kernels import KERNELS
 from quantcli.oprules import OP_RULES, Role
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     import onnx_ir as ir
 
+    from quantcli.oprules import OpRule
     from quantcli.plan import Unit
     from quantcli.quant import QuantSpec
 
@@ -76,14 +77,23 @@ def _fixed_results(
     inner = {m for u in units for m in u.members[:-1]}
     for node in nodes:
         rule = OP_RULES.get(node.op_type) if graph.is_onnx(node) else None
-        if rule is None or rule.fixed is None or graph.node_name(node) in inner:
+        if rule is None or (rule.fixed is None and rule.fixed16 is None) or graph.node_name(node) in inner:
             continue
         name = graph.name_of(node.outputs[0])
         if rule.role is Role.SOURCE and reason_against(node, rule, infos) is not None:
             continue
-        if name in tensors and not tensors[name].symmetric and tensors[name].dtype.name == "uint8":
-            found[name] = rule.fixed
+        grid = _grid(rule, tensors.get(name))
+        if grid is not None:
+            found[name] = grid
     return found
+
+
+def _grid(rule: OpRule, spec: QuantSpec | None) -> Fixed | None:
+    if spec is None:
+        return None
+    if spec.dtype.name == "int16":
+        return None if rule.fixed16 is None else (rule.fixed16, 0)
+    return rule.fixed if spec.dtype.name == "uint8" and not spec.symmetric else None
 
 
 def useful_ranges(nodes: Sequence[ir.Node], tensors: Mapping[str, QuantSpec]) -> dict[str, tuple[float, float]]:
@@ -101,16 +111,18 @@ def useful_ranges(nodes: Sequence[ir.Node], tensors: Mapping[str, QuantSpec]) ->
     return found
 
 
-def _flat(node: ir.Node, tensors: Container[str]) -> tuple[float, float] | None:
+def _flat(node: ir.Node, tensors: Mapping[str, QuantSpec]) -> tuple[float, float] | None:
     rule = OP_RULES.get(node.op_type) if graph.is_onnx(node) else None
-    if rule is None or rule.flat is None:
+    if rule is None:
         return None
-    if rule.fixed is not None and graph.name_of(node.outputs[0]) not in tensors:
-        return None  # only on its 8-bit grid is the result constant there; a logarithm of it sees more
+    spec = tensors.get(graph.name_of(node.outputs[0]))
+    flat = rule.flat16 if spec is not None and spec.dtype.bits > 8 else rule.flat
+    if flat is None or (rule.fixed is not None and spec is None):
+        return None  # only on its integer grid is the result constant there; a logarithm of it sees more
     if node.op_type == "HardSigmoid":
         alpha, beta = graph.float_attribute(node, "alpha", 0.2), graph.float_attribute(node, "beta", 0.5)
         return (-beta / alpha, (1.0 - beta) / alpha) if alpha > 0 else None
-    return rule.flat
+    return flat
 
 
 class _Union:

@@ -1,7 +1,8 @@
 """THE kernel table: what onnxruntime's CPU provider runs in integers, and where integers would be slower than float.
 
 Measured with onnxruntime 1.31 on x86 (AVX512-VNNI), uint8 activations and int8 weights. One row per operator, one cell
-per output format. A cell says INTEGER, or FLOAT with the reason that the coverage ledger shows.
+per form. A cell says INTEGER, or FLOAT with the reason that the coverage ledger shows. The ``wide`` cells are those of
+LiteRT's 16x8 list (an operator outside of it stays float), written by ``lowering.wide`` in exact arithmetic.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-FORMATS: Final = ("qdq", "integer")
+FORMS: Final = ("qdq", "integer", "wide")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,16 +24,17 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """One row: the QDQ form that onnxruntime fuses, and the integer operators that can be written directly."""
+    """One row: the QDQ form that onnxruntime fuses, the uint8 operators, and 16-bit arithmetic on two byte planes."""
 
     qdq: Cell
     integer: Cell
+    wide: Cell
     lowering: str = "move"  # which function of ``lowering`` writes the integer form
     greedy: bool = False  # onnxruntime fuses it between DQ and Q although the cell says float
 
-    def cell(self, output_format: str) -> Cell:
-        """Return the cell of ``qdq`` or ``integer``."""
-        return self.integer if output_format == "integer" else self.qdq
+    def cell(self, form: str) -> Cell:
+        """Return the cell of ``qdq``, ``integer`` (both 8-bit) or ``wide`` (16-bit activations)."""
+        return {"qdq": self.qdq, "integer": self.integer, "wide": self.wide}[form]
 
 
 _YES: Final = Cell(integer=True)
@@ -51,22 +53,26 @@ def _float(reason: str) -> Cell:
 
 _UNFUSED: Final = _float("onnxruntime fuses no integer kernel for it between Q and DQ")
 _NO_FORM: Final = _float("has no integer form on onnxruntime's CPU provider")
-_NEITHER: Final = Kernel(qdq=_UNFUSED, integer=_NO_FORM)
+_NO_WIDE: Final = _float("has no 16-bit form")
+_NEITHER: Final = Kernel(qdq=_UNFUSED, integer=_NO_FORM, wide=_NO_WIDE)
 _TABLE: Final = Kernel(
-    qdq=_float("pointwise function: float between DQ and Q is as fast as a table"), integer=_YES, lowering="table"
+    qdq=_float("pointwise function: float between DQ and Q is as fast as a table"),
+    integer=_YES,
+    wide=_YES,
+    lowering="table",
 )
 
 
 def _both(lowering: str) -> Kernel:
-    return Kernel(qdq=_YES, integer=_YES, lowering=lowering)
+    return Kernel(qdq=_YES, integer=_YES, wide=_YES, lowering=lowering)
 
 
 def _integer_only(lowering: str) -> Kernel:
-    return Kernel(qdq=_UNFUSED, integer=_YES, lowering=lowering)
+    return Kernel(qdq=_UNFUSED, integer=_YES, wide=_YES, lowering=lowering)
 
 
-_BOTH: Final = Kernel(qdq=_YES, integer=_YES)
-_INTEGER_ONLY: Final = Kernel(qdq=_UNFUSED, integer=_YES)
+_BOTH: Final = Kernel(qdq=_YES, integer=_YES, wide=_YES)
+_INTEGER_ONLY: Final = Kernel(qdq=_UNFUSED, integer=_YES, wide=_YES)
 
 KERNELS: Final[dict[str, Kernel]] = {
     "Conv": _both("conv"),
@@ -102,7 +108,7 @@ KERNELS: Final[dict[str, Kernel]] = {
     "Trilu": _NEITHER,
     "TopK": _NEITHER,
     "Pad": _integer_only("pad"),
-    "MaxPool": Kernel(qdq=_BY_LINEAR, integer=_YES),
+    "MaxPool": Kernel(qdq=_BY_LINEAR, integer=_YES, wide=_YES),
     "GlobalMaxPool": _integer_only("global_max_pool"),
     "ReduceMax": _BOTH,
     "ReduceMin": _BOTH,
@@ -110,14 +116,19 @@ KERNELS: Final[dict[str, Kernel]] = {
     "AveragePool": Kernel(
         qdq=_float("QLinearAveragePool is 3-5 times slower than float"),
         integer=_YES,
+        wide=_YES,
         lowering="average_pool",
         greedy=True,
     ),
     "GlobalAveragePool": _both("global_average_pool"),
     "ReduceMean": _integer_only("reduce_mean"),
-    "ReduceSum": _NEITHER,
+    "ReduceSum": Kernel(qdq=_UNFUSED, integer=_NO_FORM, wide=_YES, lowering="reduce_sum"),
     "Softmax": Kernel(
-        qdq=_float("QLinearSoftmax is 4-7 times slower than float"), integer=_YES, lowering="softmax", greedy=True
+        qdq=_float("QLinearSoftmax is 4-7 times slower than float"),
+        integer=_YES,
+        wide=_YES,
+        lowering="softmax",
+        greedy=True,
     ),
     "Sigmoid": _both("table"),
     "LeakyRelu": _both("table"),
@@ -133,7 +144,7 @@ KERNELS: Final[dict[str, Kernel]] = {
 POINTWISE: Final = _TABLE
 """The row of every pointwise operator, and of a whole region of them."""
 
-NO_KERNEL: Final = Kernel(qdq=_NO_FORM, integer=_NO_FORM)
+NO_KERNEL: Final = Kernel(qdq=_NO_FORM, integer=_NO_FORM, wide=_NO_WIDE)
 """The row of everything else."""
 
 

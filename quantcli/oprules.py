@@ -1,7 +1,7 @@
-"""THE op table: what 8-bit quantization needs of each operator, one row each.
+"""THE op table: what quantization needs of each operator, one row each.
 
-The facts are those of LiteRT's 8-bit specification, said for ONNX operators. What the runtime can execute is not known
-here (``kernels``); an operator without a row is not quantizable.
+The facts are those of LiteRT's 8-bit and 16x8 specifications, said for ONNX operators. What the runtime can execute is
+not known here (``kernels``); an operator without a row is not quantizable.
 """
 
 from __future__ import annotations
@@ -37,9 +37,11 @@ class OpRule:
         bias: Index of the bias (LINEAR), or None where the operator has none.
         axis: Output channel axis of the weight for group 1 (LINEAR); Gemm's depends on transB.
         fixed: Scale and uint8 zero point of the result where it is known (FIXED, and POINTWISE with a bounded result).
+        fixed16: Scale of the int16 result (zero point 0) where LiteRT fixes it.
         bounds: Smallest and largest value that the operator lets through: it is absorbed by the range of its producer.
         flat: Values below and above which the result is constant (to within half an 8-bit step of a bounded result):
             the range of the input need not reach further.
+        flat16: Likewise to within half a 16-bit step.
     """
 
     role: Role
@@ -48,8 +50,10 @@ class OpRule:
     bias: int | None = None
     axis: int = 0
     fixed: tuple[float, int] | None = None
+    fixed16: float | None = None
     bounds: tuple[float, float] | None = None
     flat: tuple[float, float] | None = None
+    flat16: tuple[float, float] | None = None
 
 
 _INF: Final = float("inf")
@@ -108,12 +112,12 @@ OP_RULES: Final[dict[str, OpRule]] = {
     "ReduceMean": _REDUCE,
     "ReduceSum": _REDUCE,
     # results whose range is known (LiteRT: int8 zero points -128, 127, 0; uint8 is 128 more)
-    "Softmax": OpRule(Role.FIXED, fixed=(1 / 256, 0)),
+    "Softmax": OpRule(Role.FIXED, fixed=(1 / 256, 0), fixed16=1 / 32768),
     "LogSoftmax": OpRule(Role.FIXED, fixed=(16 / 256, 255)),
     "LpNormalization": OpRule(Role.FIXED, fixed=(1 / 128, 128)),
     # functions of one variable
-    "Sigmoid": OpRule(Role.POINTWISE, fixed=(1 / 256, 0), flat=(-8.0, 8.0)),
-    "Tanh": OpRule(Role.POINTWISE, fixed=(1 / 128, 128), flat=(-4.0, 4.0)),
+    "Sigmoid": OpRule(Role.POINTWISE, fixed=(1 / 256, 0), fixed16=1 / 32768, flat=(-8.0, 8.0), flat16=(-11.5, 11.5)),
+    "Tanh": OpRule(Role.POINTWISE, fixed=(1 / 128, 128), fixed16=1 / 32768, flat=(-4.0, 4.0), flat16=(-6.0, 6.0)),
     "Relu": OpRule(Role.POINTWISE, bounds=(0.0, _INF)),
     "Clip": OpRule(Role.POINTWISE, bounds=(-_INF, _INF)),
     "LeakyRelu": _POINTWISE,
@@ -122,8 +126,8 @@ OP_RULES: Final[dict[str, OpRule]] = {
     "Selu": _POINTWISE,
     "Celu": _POINTWISE,
     "Gelu": _POINTWISE,
-    "HardSigmoid": OpRule(Role.POINTWISE, flat=(-2.5, 2.5)),  # of the default alpha 0.2, beta 0.5
-    "HardSwish": OpRule(Role.POINTWISE, flat=(-3.0, _INF)),
+    "HardSigmoid": OpRule(Role.POINTWISE, flat=(-2.5, 2.5), flat16=(-2.5, 2.5)),  # of the default alpha 0.2, beta 0.5
+    "HardSwish": OpRule(Role.POINTWISE, flat=(-3.0, _INF), flat16=(-3.0, _INF)),
     "Mish": _POINTWISE,
     "Softplus": _POINTWISE,
     "Softsign": _POINTWISE,
@@ -142,7 +146,7 @@ OP_RULES: Final[dict[str, OpRule]] = {
     "Sin": _POINTWISE,
     "Cos": _POINTWISE,
     # integers of the user's own, such as the pixels of an image
-    "Cast": OpRule(Role.SOURCE, data=(), fixed=(1.0, 0)),
+    "Cast": OpRule(Role.SOURCE, data=(), fixed=(1.0, 0), fixed16=1.0),
     # read, not computed with
     "Shape": _OPAQUE,
     "Size": _OPAQUE,

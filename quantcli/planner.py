@@ -16,7 +16,8 @@ from quantcli.kernels import KERNELS, NO_KERNEL, POINTWISE, Kernel
 from quantcli.oprules import OP_RULES, OpRule, Role
 from quantcli.plan import Plan, Unit
 from quantcli.quant import PerAxis, PerTensor, QuantSpec
-from quantcli.regions import Region, find_regions, is_region_worth
+from quantcli.regions import Region, alone, find_regions, is_region_worth
+from quantcli.wide_applicability import reason_against_region, reason_against_wide
 from quantcli.worth import reasons_against
 
 if TYPE_CHECKING:
@@ -50,7 +51,9 @@ def make_plan(model: ir.Model, infos: Infos, recipe: Recipe, kept_float: Mapping
     draft = _Draft()
     _candidates(nodes, infos, recipe, kept_float, draft)
     if recipe.fallback == "float":
-        _keep_worthwhile(nodes, recipe, draft)
+        _release_readers(nodes, draft)
+        if recipe.form != "wide":  # asked for its accuracy: whatever has a 16-bit form takes it
+            _drop_unworthy(nodes, recipe, draft)
     units = _in_order(nodes, draft)
     return _with_specs(model, infos, recipe, units, draft)
 
@@ -58,14 +61,13 @@ def make_plan(model: ir.Model, infos: Infos, recipe: Recipe, kept_float: Mapping
 def _candidates(
     nodes: list[ir.Node], infos: Infos, recipe: Recipe, kept_float: Mapping[str, str], draft: _Draft
 ) -> None:
-    absorbing = not recipe.scheme.activations.symmetric
-    roots = {} if not absorbing else absorb(nodes, infos, kept_float)
+    roots = absorb(nodes, infos, kept_float)
     draft.absorbed.update(name for swallowed in roots.values() for name in swallowed.nodes)
     claimed = {*draft.absorbed, *roots, *kept_float}
     regions = {}
     for region in find_regions(nodes, infos, claimed=claimed):
-        if is_region_worth(region):
-            regions.update({graph.node_name(m): region for m in region.members})
+        for part in _parts(region, infos, recipe):
+            regions.update({graph.node_name(m): part for m in part.members})
     for node in nodes:
         name = graph.node_name(node)
         if name in draft.absorbed:
@@ -82,10 +84,21 @@ def _candidates(
             _release(nodes, roots[name].nodes, draft)
 
 
+def _parts(region: Region, infos: Infos, recipe: Recipe) -> list[Region]:
+    """Return what becomes of a region: one function, its operators one by one, or none of it."""
+    if recipe.form != "wide":
+        return [region] if is_region_worth(region) else []
+    if reason_against_region(region.members, region.channel) is None:
+        return [region]
+    return [part for member in region.members if (part := alone(member, infos)) is not None]
+
+
 def _region(node: ir.Node, region: Region, recipe: Recipe, draft: _Draft) -> None:
     name = graph.node_name(node)
-    alone = len(region.members) == 1 and OP_RULES[node.op_type].role is Role.POINTWISE
-    against = _against_format(KERNELS.get(node.op_type, POINTWISE) if alone else POINTWISE, recipe)
+    single = len(region.members) == 1 and OP_RULES[node.op_type].role is Role.POINTWISE
+    against = _against_format(KERNELS.get(node.op_type, POINTWISE) if single else POINTWISE, recipe)
+    if recipe.form == "wide":
+        against = against or reason_against_region(region.members, region.channel)
     if against is not None:
         draft.skipped[name] = against
     elif node is region.members[-1]:
@@ -107,7 +120,12 @@ def _single(node: ir.Node, infos: Infos, recipe: Recipe, draft: _Draft) -> None:
     if reason is not None or rule is None:
         draft.skipped[name] = reason or "no rule"
         return
-    draft.candidates[name] = _unit(node, rule, kernel)
+    unit = _unit(node, rule, kernel)
+    against = reason_against_wide(unit, {name: node}) if recipe.form == "wide" else None
+    if against is None:
+        draft.candidates[name] = unit
+    else:
+        draft.skipped[name] = against
 
 
 def _verdict(node: ir.Node, infos: Infos, recipe: Recipe) -> tuple[str | None, OpRule | None, Kernel]:
@@ -117,7 +135,8 @@ def _verdict(node: ir.Node, infos: Infos, recipe: Recipe) -> tuple[str | None, O
     if rule is None:
         return f"{graph.describe_op(node)} has no rule in the op table", None, NO_KERNEL
     kernel = KERNELS.get(node.op_type, POINTWISE if rule.role is Role.POINTWISE else NO_KERNEL)
-    return _against_format(kernel, recipe) or reason_against(node, rule, infos), rule, kernel
+    against = _against_format(kernel, recipe) or reason_against(node, rule, infos, wide=recipe.form == "wide")
+    return against, rule, kernel
 
 
 def _against_format(kernel: Kernel, recipe: Recipe) -> str | None:
@@ -126,8 +145,8 @@ def _against_format(kernel: Kernel, recipe: Recipe) -> str | None:
     Where no float is allowed, Q and DQ around an operator state integers for other runtimes, even where this one gains
     nothing by them.
     """
-    cell = kernel.cell(recipe.format)
-    stated = recipe.format == "qdq" and recipe.fallback == "refuse" and kernel.integer.integer
+    cell = kernel.cell(recipe.form)
+    stated = recipe.form == "qdq" and recipe.fallback == "refuse" and kernel.integer.integer
     return None if cell.integer or stated else cell.reason
 
 
@@ -184,13 +203,17 @@ def _release(nodes: list[ir.Node], names: tuple[str, ...], draft: _Draft) -> Non
             draft.skipped[name] = "belongs to an operator that stays float"
 
 
-def _keep_worthwhile(nodes: list[ir.Node], recipe: Recipe, draft: _Draft) -> None:
-    """Take back the candidates that do not pay, and those that only read: reading costs a DequantizeLinear at most."""
+def _release_readers(nodes: list[ir.Node], draft: _Draft) -> None:
+    """Take back the candidates that only read: reading costs a DequantizeLinear at most."""
     for node in nodes:
         name = graph.node_name(node)
         if name in draft.candidates and OP_RULES[node.op_type].role is Role.OPAQUE:
             del draft.candidates[name]
             draft.untouched.add(name)
+
+
+def _drop_unworthy(nodes: list[ir.Node], recipe: Recipe, draft: _Draft) -> None:
+    """Take back the candidates that do not pay."""
     for name, reason in reasons_against(nodes, draft.candidates, recipe.format).items():
         unit = draft.candidates.pop(name)
         draft.skipped[name] = reason

@@ -76,7 +76,8 @@ class Layer:
 
     def weight(self) -> npt.NDArray[np.int8]:
         """Return the int8 weight as it stands."""
-        return self._constant(self._quantized.weights[self.unit.node]).astype(np.int8)
+        stored = self._constant(self._quantized.weights[self.unit.node])
+        return (stored.astype(np.int16) - _offset(stored)).astype(np.int8)
 
     def real_weight(self) -> Floats:
         """Return the float weight as (groups, outputs of a group, inputs of an output)."""
@@ -90,22 +91,27 @@ class Layer:
         moved = np.moveaxis(self._real, self.unit.axis, 0)
         return np.moveaxis(integers.reshape(moved.shape), 0, self.unit.axis).astype(np.int8)
 
-    def bias(self) -> npt.NDArray[np.int32]:
-        """Return the int32 bias as it stands, (C_out,)."""
-        return self._constant(self._quantized.biases[self.unit.node]).astype(np.int32)
+    def bias(self) -> npt.NDArray[np.int64]:
+        """Return the integer bias as it stands, (C_out,)."""
+        return self._constant(self._quantized.biases[self.unit.node]).astype(np.int64)
 
-    def replace(self, *, weight: npt.NDArray[np.int8] | None = None, bias: npt.NDArray[np.int32] | None = None) -> None:
+    def held(self, bias: Floats) -> npt.NDArray[np.int64]:
+        """Return a bias as integers, clipped to what the stored type holds on both sides of zero."""
+        most = min(np.iinfo(self._constant(self._quantized.biases[self.unit.node]).dtype.name).max, 2**53)
+        return np.clip(np.rint(bias), -most, most).astype(np.int64)
+
+    def replace(self, *, weight: npt.NDArray[np.int8] | None = None, bias: npt.NDArray[np.int64] | None = None) -> None:
         """Put other integers into the model."""
         for name, array in self._named(weight, bias).items():
             graph.set_initializer(self._quantized.model.graph.initializers[name], array)
 
-    def inputs(self) -> Iterator[npt.NDArray[np.uint8]]:
+    def inputs(self) -> Iterator[npt.NDArray[np.integer]]:
         """Yield the integer input of every sample."""
         for outputs in self._part.run(also=[self._input], only=True):
-            yield outputs[self._input].astype(np.uint8, copy=False)
+            yield outputs[self._input]  # type: ignore[misc]
 
     def errors(
-        self, *, weight: npt.NDArray[np.int8] | None = None, bias: npt.NDArray[np.int32] | None = None
+        self, *, weight: npt.NDArray[np.int8] | None = None, bias: npt.NDArray[np.int64] | None = None
     ) -> Errors:
         """Run the layer, with other integers if given, and compare its output with the float one."""
         channels = self.bias().size
@@ -120,13 +126,16 @@ class Layer:
         return Errors(total / max(count, 1), squares / max(count, 1))
 
     def _named(
-        self, weight: npt.NDArray[np.int8] | None, bias: npt.NDArray[np.int32] | None
+        self, weight: npt.NDArray[np.int8] | None, bias: npt.NDArray[np.int64] | None
     ) -> Mapping[str, npt.NDArray[np.generic]]:
         named: dict[str, npt.NDArray[np.generic]] = {}
         if weight is not None:
-            named[self._quantized.weights[self.unit.node]] = weight
+            name = self._quantized.weights[self.unit.node]
+            stored = self._constant(name)
+            named[name] = (weight.astype(np.int16) + _offset(stored)).astype(stored.dtype)
         if bias is not None:
-            named[self._quantized.biases[self.unit.node]] = bias
+            name = self._quantized.biases[self.unit.node]
+            named[name] = bias.astype(self._constant(name).dtype)
         return named
 
     def _constant(self, name: str) -> npt.NDArray[np.generic]:
@@ -134,6 +143,11 @@ class Layer:
         if array is None:
             raise ValueError(f"{name!r} is no constant")
         return array
+
+
+def _offset(stored: npt.NDArray[np.generic]) -> int:
+    """Return what is added to an int8 weight for it to be stored: 128 where the kernel wants uint8."""
+    return 128 if stored.dtype == np.uint8 else 0
 
 
 def sample_count(state: State, least: int) -> int:
@@ -160,8 +174,9 @@ def reconstruct(state: State, quantized: Quantized, samples: int, tick: Tick) ->
     nodes = {graph.node_name(n): n for n in state.model.graph}
     data = state.data.take(samples)
     feeds = (feeding.to_integers(feed, quantized.boundary) for feed in data)
-    reference = Walk(state.model, [u.output for u in units], data, state.threads)
-    candidate = Walk(quantized.model, [quantized.tensors[u.output] for u in units], feeds, state.threads)
+    reference = Walk(state.model, [[u.output] for u in units], data, state.threads)
+    cuts = [[quantized.tensors[t] for t in (u.inputs[0][1], u.output)] for u in units]
+    candidate = Walk(quantized.model, cuts, feeds, state.threads)
     try:
         for index, unit in enumerate(units):
             expected = spool_all(reference.part(index).run(also=[unit.output]))

@@ -58,6 +58,12 @@ def find_regions(nodes: Sequence[ir.Node], infos: Infos, *, claimed: Container[s
     return regions
 
 
+def alone(node: ir.Node, infos: Infos) -> Region | None:
+    """Return the region of one operator, or None where it is no function of one variable."""
+    source = _source(node)
+    return None if source is None else _grown(source, [node], infos)
+
+
 def is_region_worth(region: Region) -> bool:
     """Tell whether a region is more than one plain Add or Mul, which have integer kernels of their own."""
     return len(region.members) > 1 or region.members[0].op_type not in ("Add", "Mul", "Max", "Min", "Sub")

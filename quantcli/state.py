@@ -33,6 +33,7 @@ class Quantized:
         params: User's tensor name -> parameters, as they stand in the model: the encodings to write.
         boundary: Name of a graph input or output -> parameters of its integers.
         kernels: Name of a node -> integer kernel that computes it.
+        arithmetic: Names of QuantizeLinear nodes that round or saturate on the way, on no tensor's grid.
     """
 
     model: ir.Model
@@ -42,6 +43,7 @@ class Quantized:
     params: Mapping[str, QuantParams] = field(default_factory=dict)
     boundary: Mapping[str, QuantParams] = field(default_factory=dict)
     kernels: Mapping[str, str] = field(default_factory=dict)
+    arithmetic: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

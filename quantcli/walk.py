@@ -27,9 +27,9 @@ class Walk:
     """One model, cut after given nodes, and the samples on their way through it."""
 
     def __init__(
-        self, model: ir.Model, cuts: Sequence[str], feeds: Iterable[Mapping[str, Array]], threads: int
+        self, model: ir.Model, cuts: Sequence[Sequence[str]], feeds: Iterable[Mapping[str, Array]], threads: int
     ) -> None:
-        """Cut ``model`` at each tensor named in ``cuts``, given in a topological order, and spool the feeds."""
+        """Cut ``model`` after the tensors of each entry of ``cuts``, in a topological order, and spool the feeds."""
         self._model = model
         self._threads = threads
         self._parts = _parts(model, cuts)
@@ -39,7 +39,8 @@ class Walk:
             self._samples += 1
             for name, spool in self._live.items():
                 spool.append(feed[name])
-        self._last_use = _last_uses(self._parts)
+        self._cuts = [tuple(cut) for cut in cuts]
+        self._last_use = _last_uses(self._parts, self._cuts)
         self._types: dict[str, ir.TypeAndShape] = {}
 
     def __len__(self) -> int:
@@ -49,7 +50,8 @@ class Walk:
         """Return part ``index``, ready to be run on all samples; the parts before it must have been finished."""
         nodes = self._parts[index]
         made = [graph.name_of(o) for n in nodes for o in n.outputs if o.name and n.op_type != "DequantizeLinear"]
-        read = dict.fromkeys(graph.name_of(v) for n in nodes for v in outer_reads(n) if graph.name_of(v) in self._live)
+        names = [*(graph.name_of(v) for n in nodes for v in outer_reads(n)), *self._cuts[index]]
+        read = dict.fromkeys(n for n in names if n in self._live)
         known = {name: self._type(name) for name in read}
         kept = [n for n in made if self._last_use.get(n, -1) > index]
         return Part(
@@ -122,8 +124,8 @@ class Part:
         return runtime.load(model, threads=self._threads)
 
 
-def _parts(model: ir.Model, cuts: Sequence[str]) -> list[list[ir.Node]]:
-    """Return, for each cut tensor, the nodes that are still needed to compute it, in topological order.
+def _parts(model: ir.Model, cuts: Sequence[Sequence[str]]) -> list[list[ir.Node]]:
+    """Return, for each cut, the nodes that are still needed to compute its tensors, in topological order.
 
     A DequantizeLinear is computed again wherever it is read: its integers take a quarter of the space.
     """
@@ -133,7 +135,7 @@ def _parts(model: ir.Model, cuts: Sequence[str]) -> list[list[ir.Node]]:
     parts = []
     for cut in cuts:
         needed: set[ir.Node] = set()
-        todo = [values[cut]]
+        todo = [values[name] for name in cut]
         while todo:
             node = todo.pop().producer()
             if node is None or node in done or node in needed:
@@ -145,5 +147,9 @@ def _parts(model: ir.Model, cuts: Sequence[str]) -> list[list[ir.Node]]:
     return parts
 
 
-def _last_uses(parts: Sequence[Sequence[ir.Node]]) -> dict[str, int]:
-    return {graph.name_of(v): i for i, nodes in enumerate(parts) for n in nodes for v in outer_reads(n) if v.name}
+def _last_uses(parts: Sequence[Sequence[ir.Node]], cuts: Sequence[Sequence[str]]) -> dict[str, int]:
+    last: dict[str, int] = {}
+    for i, (nodes, cut) in enumerate(zip(parts, cuts, strict=True)):
+        last.update((graph.name_of(v), i) for n in nodes for v in outer_reads(n) if v.name)
+        last.update(dict.fromkeys(cut, i))
+    return last

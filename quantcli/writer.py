@@ -46,6 +46,9 @@ class Writer:
         self.weights: dict[str, str] = {}
         self.params: dict[str, QuantParams] = {}
         self.kernels: dict[str, str] = {}
+        self.facets: dict[tuple[str, str], ir.Value] = {}  # other forms of a tensor's integers, by tensor and form
+        self.arithmetic: set[str] = set()  # names of QuantizeLinear nodes that round on the way, on no tensor's grid
+        self.nonnegative: set[str] = set()  # tensors none of whose integers is negative
         self._weights_by_name: dict[str, ir.Value] = {}
         self._shared: dict[tuple[str, str, bytes], ir.Value] = {}
         self._dequantized: dict[str, ir.Value] = {}
@@ -117,7 +120,7 @@ class Writer:
         else:
             made = self.emit(
                 "QuantizeLinear", [value, *self.grid(tensor)], name=f"{stem(tensor)}_QuantizeLinear",
-                output_name=f"{stem(tensor)}_quantized",
+                output_name=f"{stem(tensor)}_quantized", domain=self._domain_of_scaling(tensor),
             )  # fmt: skip
         self.integers[tensor] = made
         return made
@@ -132,8 +135,13 @@ class Writer:
         """Append a DequantizeLinear for an activation."""
         return self.emit(
             "DequantizeLinear", [integers, *self.grid(tensor)], name=f"{stem(tensor)}_DequantizeLinear",
-            output_name=f"{stem(tensor)}_dequantized",
+            output_name=f"{stem(tensor)}_dequantized", domain=self._domain_of_scaling(tensor),
         )  # fmt: skip
+
+    def _domain_of_scaling(self, tensor: str) -> str:
+        """Return whose QuantizeLinear knows the type of a tensor: ONNX has 16 bits since opset 21."""
+        wide = self.params_of(tensor).spec.dtype.bits == 16
+        return graph.MICROSOFT if wide and graph.opset(self.model) < 21 else ""
 
     def settle(self, tensor: str, integers: ir.Value) -> None:
         """Declare ``integers`` the source of a tensor: whoever still reads it in float reads their dequantization."""
@@ -151,12 +159,21 @@ class Writer:
         self.settle(tensor, integers)
         raw.name = self.names.new(f"{stem(tensor)}_raw")
         limits = self.limits(tensor, clamp)
+        if limits is not None and clamp is not None and self.params_of(tensor).spec.dtype.bits > 8:
+            raw, limits = self._clamped_in_float(tensor, raw, clamp), None  # there is no 16-bit Clip
         name, operands = f"{stem(tensor)}_QuantizeLinear", [raw, *self.grid(tensor)]
         if limits is None:
             self.emit("QuantizeLinear", operands, name=name, into=integers)
             return
         rounded = self.emit("QuantizeLinear", operands, name=name, output_name=f"{stem(tensor)}_unclamped")
         self.clamped(tensor, rounded, limits, into=integers)
+
+    def _clamped_in_float(self, tensor: str, raw: ir.Value, clamp: tuple[float, float]) -> ir.Value:
+        name = f"{stem(tensor)}_clamp"
+        if clamp == (0.0, float("inf")):
+            return self.emit("Relu", [raw], name=name)
+        ends = [self.constant(f"limit_{v:g}", np.asarray(v, np.float32)) for v in clamp]
+        return self.emit("Clip", [raw, *ends], name=name)
 
     def limits(self, tensor: str, clamp: tuple[float, float] | None) -> tuple[int, int] | None:
         """Return a clamp in integers, or None where the ends of the tensor's grid are the clamp already."""

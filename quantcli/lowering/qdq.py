@@ -28,7 +28,8 @@ def write(writer: Writer, unit: Unit) -> None:
         node.replace_input_with(index, writer.dequantized(tensor))
     if unit.lowering == "read":
         return
-    writer.kernels[unit.node] = f"{node.op_type} between DQ and Q"
+    bits = writer.params_of(unit.output or unit.inputs[0][1]).spec.dtype.bits
+    writer.kernels[unit.node] = f"{node.op_type} between DQ and Q" + (" of 16 bits, in float" if bits > 8 else "")
     raw = node.outputs[0] if unit.weight is None else _linear(writer, unit, node)
     if len(unit.outputs) > 1:
         for value in list(node.outputs):

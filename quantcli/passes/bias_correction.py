@@ -2,7 +2,7 @@
 
 Layer by layer: the mean error of each output channel, between the float layer on float inputs and the integer layer on
 the inputs that the corrected integer layers before it give, measured after the absorbed activation, is taken off the
-int32 bias. A channel keeps its correction only where its squared error falls.
+integer bias. A channel keeps its correction only where its squared error falls.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from quantcli.reconstruction import Layer, copied, reconstruct, sample_count
 if TYPE_CHECKING:
     from quantcli.state import State, Tick
 
-_INT32: Final = 2**31 - 1
 _WORTH: Final = 0.99  # another round pays where the last one took more than 1 % of the error
 
 
@@ -47,11 +46,11 @@ class BiasCorrection:
 
 def _corrected(layer: Layer, rounds: int) -> bool:
     scale = layer.bias_params.scale.astype(np.float64)
-    first = bias = layer.bias().astype(np.int64)
+    first = bias = layer.bias()
     best = layer.errors()
     for _ in range(rounds):
-        moved = np.clip(bias + np.rint(best.mean / scale), -_INT32, _INT32).astype(np.int64)
-        trial = layer.errors(bias=moved.astype(np.int32))
+        moved = layer.held(bias + best.mean / scale)
+        trial = layer.errors(bias=moved)
         better = trial.square < best.square
         before = best.square.sum()
         bias, best = np.where(better, moved, bias), best.chosen(better, trial)
@@ -59,5 +58,5 @@ def _corrected(layer: Layer, rounds: int) -> bool:
             break
     if np.array_equal(bias, first):
         return False
-    layer.replace(bias=bias.astype(np.int32))
+    layer.replace(bias=bias)
     return True

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 import onnx
 import onnx_ir as ir
 from onnx import version_converter
+from onnx_ir.passes import common as ir_passes
 
 from quantcli import graph
 from quantcli.errors import ModelError
@@ -20,23 +21,27 @@ if TYPE_CHECKING:
 class ConvertOpset:
     """Converts models below opset ``minimum`` to it; others stay as they are.
 
-    13 brought QuantizeLinear per axis, 14 the uint8 Add of an int8 boundary.
+    13 brought QuantizeLinear per axis, 14 the uint8 Add of an int8 boundary, 21 QuantizeLinear to 16 bits: ``qdq`` is
+    the version asked for where the recipe's format is that.
     """
 
     minimum: int = 14
+    qdq: int = 0
     needs: ClassVar[frozenset[str]] = frozenset()
     gives: ClassVar[frozenset[str]] = frozenset()
 
     def __call__(self, state: State, tick: Tick) -> State:
         """Convert the prepared model."""
         del tick
-        version = graph.opset(state.model)
-        if version >= self.minimum:
+        version, wanted = graph.opset(state.model), self.minimum
+        if state.recipe.format == "qdq":
+            wanted = max(wanted, self.qdq)
+        if version >= wanted:
             return state
-        model = _converted(state.model, self.minimum)
+        model = _converted(state.model, wanted)
         _restore(state.model, model)
         graph.name_everything(model)
-        return replace(state, model=model).noted(notes=(f"opset converted from {version} to {self.minimum}",))
+        return replace(state, model=model).noted(notes=(f"opset converted from {version} to {wanted}",))
 
 
 def _converted(model: ir.Model, target: int) -> ir.Model:
@@ -47,7 +52,10 @@ def _converted(model: ir.Model, target: int) -> ir.Model:
                 f"the model's opset {graph.opset(model)} cannot be converted to {target}",
                 hint="export the model again with opset 13 or newer",
             )
-    proto = ir.to_proto(model)
+    away = {v.name: tensor for v, tensor in graph.external_constants(model)}
+    flat = model.clone()
+    ir_passes.InlinePass()(flat)  # the converter knows no functions of the model's own
+    proto = ir.to_proto(flat)
     if proto.ir_version < 4:  # before IR 4 the converter wants initializers among the inputs
         known = {i.name for i in proto.graph.input}
         proto.graph.input.extend(
@@ -65,6 +73,9 @@ def _converted(model: ir.Model, target: int) -> ir.Model:
         ) from error
     result = ir.from_proto(converted)
     result.ir_version = max(result.ir_version, 8)
+    for within in graph.all_graphs(result):
+        for name, value in within.initializers.items():
+            value.const_value = away.get(name, value.const_value)  # the converter forgets the folder of their files
     return result
 
 

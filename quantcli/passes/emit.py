@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from quantcli import graph
 from quantcli.kernels import is_fused
 from quantcli.lowering import boundary, integer, qdq
+from quantcli.lowering.wide import integer as wide
 from quantcli.report import INTEGER, Entry
 from quantcli.state import Quantized
 from quantcli.writer import Writer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import onnx_ir as ir
 
     from quantcli.plan import Plan, Unit
     from quantcli.quant import QuantParams
     from quantcli.state import State, Tick
 
-FORMS: Final[dict[str, Callable[[Writer, Unit], None]]] = {"qdq": qdq.write, "integer": integer.write}
+Write = Callable[["Writer", "Unit"], None]
+
+FORMS: Final[dict[tuple[str, bool], Write]] = {  # by format, and whether activations have 16 bits
+    ("qdq", False): qdq.write,
+    ("integer", False): integer.write,
+    ("qdq", True): qdq.write,
+    ("integer", True): wide.write,
+}
+_IN_FLOAT: Final = "onnxruntime's CPU provider computes 16-bit Q and DQ in float; other runtimes may not"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +42,8 @@ class Emit:
     def __call__(self, state: State, tick: Tick) -> State:
         """Write the quantized model."""
         writer = Writer(state.model.clone(), state.encodings)
-        write = FORMS[state.recipe.format]
+        is_wide = state.recipe.form == "wide"
+        write = FORMS[state.recipe.format, is_wide]
         for done, unit in enumerate(state.plan.units, 1):
             write(writer, unit)
             tick(done, len(state.plan.units))
@@ -46,7 +55,13 @@ class Emit:
             at_edge |= boundary.integer_inputs(writer, fed, state.recipe.inputs)
         if state.recipe.outputs != "float32":
             at_edge |= boundary.integer_outputs(writer, left, state.recipe.outputs)
-        return replace(state, quantized=_finished(writer, at_edge)).entered(_kernels(state, writer))
+        notes = (_IN_FLOAT,) if is_wide and state.recipe.format == "qdq" else ()
+        keep = is_wide and state.recipe.format == "integer"  # integers that nobody reads: later passes look at them
+        return (
+            replace(state, quantized=_finished(writer, at_edge, keep_integers=keep))
+            .entered(_kernels(state, writer))
+            .noted(notes=notes)
+        )
 
 
 def _keep_float(writer: Writer, plan: Plan) -> None:
@@ -75,9 +90,13 @@ def _io(state: State, names: list[str]) -> list[str]:
     return [n for n in names if n in state.encodings.tensors]
 
 
-def _finished(writer: Writer, at_edge: dict[str, QuantParams]) -> Quantized:
+def _finished(writer: Writer, at_edge: dict[str, QuantParams], *, keep_integers: bool) -> Quantized:
     writer.graph.sort()  # unused nodes are found from the end backwards
+    outputs = len(writer.graph.outputs)
+    if keep_integers:
+        writer.graph.outputs.extend(v for v in writer.integers.values() if v.producer() is not None)
     graph.remove_unused(writer.model)
+    del writer.graph.outputs[outputs:]
     present = graph.named_values(writer.graph)
     return Quantized(
         model=writer.model,
@@ -87,6 +106,7 @@ def _finished(writer: Writer, at_edge: dict[str, QuantParams]) -> Quantized:
         params={**writer.params, **at_edge},
         boundary=at_edge,
         kernels=writer.kernels,
+        arithmetic=frozenset(writer.arithmetic),
     )
 
 

@@ -66,8 +66,8 @@ class Gptq:
         rounded = gptq(real, scale, covariance, qmin=spec.qmin, qmax=spec.qmax)
         weight, bias = layer.weight(), layer.bias()
         shift = np.einsum("grk,gk->gr", real - rounded * scale[..., None], mean).ravel()
-        steps = np.rint(shift / layer.bias_params.scale).astype(np.int64)
-        new_bias = np.clip(bias + steps, -(2**31) + 1, 2**31 - 1).astype(np.int32)
+        steps = shift / layer.bias_params.scale
+        new_bias = layer.held(bias + steps)
         candidate = layer.shaped(rounded)
         before, after = layer.errors(), layer.errors(weight=candidate, bias=new_bias)
         better = after.square < before.square

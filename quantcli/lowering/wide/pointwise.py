@@ -1,0 +1,129 @@
+"""Functions of one variable on int16: computed in float64 where that is plain arithmetic, else looked up in a table.
+
+Both give clip(rint(f(q * s) / s_y)) with f in float64. A table has 65,536 entries, made when the model is written.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import onnx_ir as ir
+
+from quantcli import graph
+from quantcli.lowering.wide import requantize
+from quantcli.lowering.wide.functions import evaluate
+from quantcli.lowering.wide.requantize import cast, number
+from quantcli.wide_applicability import ARITHMETIC
+from quantcli.writer import stem
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy.typing as npt
+
+    from quantcli.plan import Unit
+    from quantcli.writer import Writer
+
+    Floats = npt.NDArray[np.float64]
+
+_COMPOSED: Final = frozenset({"Clip", "HardSigmoid", "HardSwish", "LeakyRelu", "PRelu"})
+
+
+def function(writer: Writer, unit: Unit, node: ir.Node) -> ir.Value:
+    """Pointwise region -> arithmetic in float64, or a table lookup."""
+    del node
+    members = [writer.nodes[m] for m in unit.members]
+    return _computed(writer, unit, members) if _is_arithmetic(members) else _tabled(writer, unit, members)
+
+
+def table_of(writer: Writer, unit: Unit, members: Sequence[ir.Node]) -> npt.NDArray[np.int16]:
+    """Return the results for 0 ... 32767, -32768 ... -1: an index below zero counts from the end."""
+    q = np.arange(65536, dtype=np.uint16).astype(np.int16)
+    made: dict[ir.Value, Floats] = {}
+    start = q * requantize.scale_of(writer, unit.inputs[0][1])
+    for member in members:
+        operands = [_array(v, made, start) for v in member.inputs if v is not None]
+        made[member.outputs[0]] = evaluate(member.op_type, _attributes(member), operands).reshape(-1)
+    with np.errstate(all="ignore"):
+        steps = np.rint(made[members[-1].outputs[0]] / requantize.scale_of(writer, unit.output))
+    return np.asarray(np.clip(np.nan_to_num(steps), *requantize.limits_of(writer, unit)), np.int16)
+
+
+def _tabled(writer: Writer, unit: Unit, members: Sequence[ir.Node]) -> ir.Value:
+    source, name = writer.quantized(unit.inputs[0][1]), stem(unit.node)
+    entries = table_of(writer, unit, members)
+    if entries.min() >= 0:
+        writer.nonnegative.add(unit.output)
+    writer.kernels[unit.node] = "table of 65,536 entries"
+    index = cast(writer, source, ir.DataType.INT32, f"{name}_index")
+    row = writer.emit("Reshape", [index, writer.constant("flat", np.asarray([-1], np.int64))], name=f"{name}_flat")
+    values = writer.constant(f"{name}_table", entries)
+    found = writer.emit("GatherElements", [values, row], {"axis": 0}, name=f"{name}_lookup")
+    shape = writer.emit("Shape", [source], name=f"{name}_shape")
+    return writer.emit("Reshape", [found, shape], name=f"{name}_unflat", output_name=f"{stem(unit.output)}_quantized")
+
+
+def _computed(writer: Writer, unit: Unit, members: Sequence[ir.Node]) -> ir.Value:
+    source, name = unit.inputs[0][1], stem(unit.node)
+    integers = cast(writer, writer.quantized(source), ir.DataType.DOUBLE, stem(source))
+    scale = number(writer, float(requantize.scale_of(writer, source)))
+    start = writer.emit("Mul", [integers, scale], name=f"{name}_real")
+    made: dict[ir.Value, ir.Value] = {}
+    for member in members:
+        operands = [_value(writer, v, made, start) for v in member.inputs if v is not None]
+        made[member.outputs[0]] = _expressed(writer, member, operands)
+    writer.kernels[unit.node] = f"{'+'.join(m.op_type for m in members)} in float64"
+    target = number(writer, float(requantize.scale_of(writer, unit.output)))
+    steps = writer.emit("Div", [made[members[-1].outputs[0]], target], name=f"{name}_unscaled")
+    return requantize.rounded(writer, unit, steps)
+
+
+def _expressed(writer: Writer, member: ir.Node, operands: list[ir.Value]) -> ir.Value:
+    """Append the float64 operators of one member."""
+    x, rest = operands[0], operands[1:]
+    if member.op_type not in _COMPOSED:
+        return _emit(writer, member.op_type, *operands)
+    if member.op_type == "Clip":
+        ends = _attributes(member)
+        low = rest[0] if rest else number(writer, float(ends.get("min", -np.inf)))
+        high = rest[1] if len(rest) > 1 else number(writer, float(ends.get("max", np.inf)))
+        return _emit(writer, "Min", _emit(writer, "Max", x, low), high)
+    if member.op_type == "HardSigmoid":
+        alpha, beta = (graph.float_attribute(member, n, d) for n, d in (("alpha", 0.2), ("beta", 0.5)))
+        return _hard_sigmoid(writer, _emit(writer, "Mul", x, number(writer, alpha)), beta)
+    if member.op_type == "HardSwish":
+        return _emit(writer, "Mul", x, _hard_sigmoid(writer, _emit(writer, "Div", x, number(writer, 6)), 0.5))
+    slope = rest[0] if rest else number(writer, graph.float_attribute(member, "alpha", 0.01))
+    negative = _emit(writer, "Mul", _emit(writer, "Min", x, number(writer, 0)), slope)
+    return _emit(writer, "Add", _emit(writer, "Relu", x), negative)
+
+
+def _hard_sigmoid(writer: Writer, sloped: ir.Value, beta: float) -> ir.Value:
+    raised = _emit(writer, "Add", sloped, number(writer, beta))
+    return _emit(writer, "Min", _emit(writer, "Relu", raised), number(writer, 1))
+
+
+def _emit(writer: Writer, op_type: str, *operands: ir.Value) -> ir.Value:
+    return writer.emit(op_type, operands, name=f"wide_{op_type}")
+
+
+def _is_arithmetic(members: Sequence[ir.Node]) -> bool:
+    return all(m.op_type in ARITHMETIC for m in members)
+
+
+def _value(writer: Writer, value: ir.Value, made: dict[ir.Value, ir.Value], start: ir.Value) -> ir.Value:
+    """Return the float64 version of an operand: made in the region, a constant, or the region's input."""
+    array = graph.constant(value) if graph.is_constant(value) else None
+    if array is not None:
+        return writer.constant(f"{stem(graph.name_of(value))}_double", array.astype(np.float64))
+    return made.get(value, start)
+
+
+def _array(value: ir.Value, made: dict[ir.Value, Floats], start: Floats) -> Floats:
+    array = graph.constant(value) if graph.is_constant(value) else None
+    return made.get(value, start) if array is None else array.astype(np.float64).reshape(-1)
+
+
+def _attributes(member: ir.Node) -> dict[str, float | str]:
+    return {k: a.value for k, a in member.attributes.items() if isinstance(a.value, int | float | str)}
