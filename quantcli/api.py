@@ -2,56 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-import numpy as np
-from threadpoolctl import threadpool_limits
-
-from quantcli import documents, files, modes, pipeline, plugins, runtime
-from quantcli.data import (
-    Feed,
-    InputSpec,
-    RepresentativeDataset,
-    from_arrays,
-    from_callable,
-    open_dataset,
-    random_dataset,
-)
-from quantcli.errors import ModelError, OutputError, QualityError, UnsupportedError, UsageError
+from quantcli import advice, data, execution, fitting, jobs, modes, outcome, survey, together
+from quantcli.advice import Advice
+from quantcli.advice_tables import TARGETS
+from quantcli.errors import QuantError, UsageError, did_you_mean
+from quantcli.jobs import DataSource, Job
 from quantcli.options import Options, resolved
-from quantcli.state import Instrument, State
+from quantcli.outcome import Result
+from quantcli.runtime import Latency
+from quantcli.ties import End
+from quantcli.together import latencies
 
 if TYPE_CHECKING:
-    import onnx_ir as ir
+    from collections.abc import Sequence
 
-    from quantcli.encodings import Json
     from quantcli.recipe import Recipe
+    from quantcli.state import Instrument
 
-Sample = Feed | Sequence[np.ndarray]
-__all__ = ["DataSource", "Options", "Result", "convert"]
+__all__ = [
+    "Advice",
+    "DataSource",
+    "Latency",
+    "Options",
+    "Result",
+    "advise",
+    "convert",
+    "convert_all",
+    "convert_signatures",
+    "latencies",
+]
 
-DataSource = str | Path | RepresentativeDataset | Callable[[], Iterable[Sample]] | Sequence[Feed]
 BUNDLED_NOTE: Final = "no model given: converting the bundled sample (digits.onnx with 100 calibration samples)"
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What a conversion gave.
-
-    Attributes:
-        output: The written model; None for a dry run.
-        encodings: The encodings document, as in ``<output stem>.encodings.json``.
-        report: The report document, as in ``<output stem>.report.json``.
-        state: Everything known at the end.
-    """
-
-    output: Path | None
-    encodings: Mapping[str, Json] = field(default_factory=dict)
-    report: Mapping[str, Json] = field(default_factory=dict)
-    state: State | None = None
 
 
 def convert(  # noqa: PLR0913 - what differs from call to call; all else is in Options
@@ -78,154 +62,149 @@ def convert(  # noqa: PLR0913 - what differs from call to call; all else is in O
     """
     asked = options or Options()
     recipe = resolved(mode, asked)
-    bundled = model is None
-    path = Path(model) if model is not None else modes.sample_folder() / "digits.onnx"
-    if bundled and representative_dataset is None and asked.random_data is None:
-        representative_dataset = modes.sample_folder() / "dataset.yaml"
+    path, source = _given(model, representative_dataset, asked)
     target = Path(output) if output is not None else Path(f"{path.stem}.{recipe.name}.onnx")
-    files.check_exists(path)
-    _check_data_asked(recipe, representative_dataset, asked)
-    if not asked.dry_run:
-        _check_places(target, (path, asked.recipe, representative_dataset))
-    original = files.load_model(path)
-    if not asked.dry_run:
-        _check_places(target, files.external_files(original, path))
-    state = _state(original, path, recipe, representative_dataset, asked)
-    if bundled:
+    jobs.check_data_asked(recipe, source, asked)
+    job = Job(path, target, source)
+    state = jobs.begun(job, jobs.loaded(job, asked), recipe, asked)
+    if model is None:
         state = state.noted(notes=(BUNDLED_NOTE,))
-    state = _run(state, asked, instruments)
-    if asked.dry_run:
-        return Result(None, report=documents.report(state, path, None), state=state)
-    return _written(state, path, target, asked)
+    return outcome.settled([job], execution.run({"": state}, asked, instruments), asked)[""]
 
 
-def _check_data_asked(recipe: Recipe, source: DataSource | None, asked: Options) -> None:
-    if recipe.needs_data and source is None and asked.random_data is None and not asked.dry_run:
-        raise UsageError(
-            f"mode {recipe.name!r} needs calibration data",
-            hint="give --representative-dataset SPEC (YAML spec, .npz or folder); --random-data N only for trials",
-        )
-    if source is not None and asked.random_data is not None:
-        raise UsageError("--representative-dataset and --random-data exclude each other", hint="give one of them")
+def convert_all(
+    model: str | Path | None = None,
+    *,
+    representative_dataset: DataSource | None = None,
+    output: str | Path | None = None,
+    options: Options | None = None,
+    instruments: Sequence[Instrument] = (),
+) -> dict[str, Result | QuantError]:
+    """Convert a model in every mode, from one preparation and one calibration.
+
+    Args:
+        model: The model; None is the bundled sample.
+        representative_dataset: As ``convert`` takes it; without one, modes that need data refuse.
+        output: Folder to write ``<stem>.<mode>.onnx`` into; default the current one.
+        options: Everything else; what a mode does not take is left out there.
+        instruments: Watchers of the passes.
+
+    Returns:
+        By mode, its result or why it has none. Results were written all together.
+
+    Raises:
+        QuantError: No mode has a result, or the call itself is wrong; nothing was written.
+    """
+    asked = options or Options()
+    fitting.check_together(asked)
+    known, left_out = fitting.fitted(modes.names(), asked)
+    path, source = _given(model, representative_dataset, asked)
+    folder = _folder(output)
+    fit = together.with_data(known, source, asked)
+    recipes, outcomes = together.good(fit), dict[str, Result | QuantError](together.refusals(fit))
+    todo = {mode: Job(path, folder / f"{path.stem}.{mode}.onnx", source) for mode in recipes}
+    if todo:
+        first, *others = todo.values()
+        original = jobs.loaded(first, asked, [job.target for job in others])
+        states = jobs.begun_all(first, original, recipes, asked)
+        said = {mode: _notes(model, left_out[mode]) for mode in states}
+        ended = together.run({m: s.noted(notes=said[m]) for m, s in states.items()}, asked, instruments)
+        done = together.good(ended)
+        written = outcome.settled_apart({mode: todo[mode] for mode in done}, done, asked)
+        outcomes = {**outcomes, **together.refusals(ended), **written}
+    together.check_any(outcomes)
+    return {mode: outcomes[mode] for mode in known}
 
 
-def _check_places(target: Path, inputs: Iterable[object]) -> None:
-    named = tuple(Path(i) for i in inputs if isinstance(i, str | Path))
-    files.check_output(target, named)
-    for place in documents.sidecars(target):
-        files.check_output(place, named)
+def convert_signatures(
+    spec: str | Path,
+    *,
+    mode: str = "int8-only",
+    output: str | Path | None = None,
+    options: Options | None = None,
+    instruments: Sequence[Instrument] = (),
+) -> dict[str, Result]:
+    """Convert several models that belong together; tensors that pass from one to another share their encodings.
+
+    Args:
+        spec: A YAML file with ``signatures:``: a model and a dataset for each.
+        mode: Name of a mode.
+        output: Folder to write into; default the current one.
+        options: Everything else, for all of them.
+        instruments: Watchers of the passes.
+
+    Returns:
+        The results by signature; all of them were written, or none.
+
+    Raises:
+        QuantError: With an exit code and a hint; nothing was written.
+    """
+    asked = options or Options()
+    recipe = resolved(mode, asked)
+    found = data.read_signatures(Path(spec))
+    folder = _folder(output)
+    todo = [_job(s, folder, recipe) for s in found.signatures.values()]
+    _check_apart(todo)
+    for job in todo:
+        jobs.check_data_asked(recipe, job.source, asked)
+    states = {job.signature: jobs.begun(job, jobs.loaded(job, asked), recipe, asked) for job in todo}
+    ties = [(End(*leaving), End(*entering)) for leaving, entering in found.ties]
+    return outcome.settled(todo, execution.run(states, asked, instruments, ties), asked)
 
 
-def _state(original: ir.Model, path: Path, recipe: Recipe, source: DataSource | None, asked: Options) -> State:
-    threads = asked.threads or runtime.usable_threads()
-    try:
-        session = runtime.load(original, threads=threads)
-    except ModelError as error:
-        raise ModelError(f"{path}: {error.message}", hint=error.hint) from error
-    state = State(original=original, model=original, recipe=recipe, threads=threads)
-    if source is None and asked.random_data is None:
-        return state
-    data = _opened(source, _input_specs(session, path), asked)
-    data.check()
-    stamped = (f"calibrated on random data ({len(data)} samples): accuracy means nothing",) if data.synthetic else ()
-    return replace(state, data=data).noted(warnings=(*data.warnings, *stamped))
+def advise(
+    model: str | Path | None = None, *, representative_dataset: DataSource | None = None, target: str = "cpu"
+) -> Advice:
+    """Recommend a mode for a model; nothing is converted.
+
+    Args:
+        model: The model; None is the bundled sample.
+        representative_dataset: As ``convert`` takes it, if there is one.
+        target: ``cpu``, ``edge-integer``, ``gpu`` or ``size``.
+
+    Raises:
+        QuantError: The model or the dataset is wrong, or there is no such target.
+    """
+    if target not in TARGETS:
+        raise UsageError(f"unknown target {target!r}{did_you_mean(target, TARGETS)}; expected {' | '.join(TARGETS)}")
+    asked = Options(dry_run=True)
+    path, source = _given(model, representative_dataset, asked)
+    job = Job(path, path, source)
+    recipes = {name: resolved(name, asked) for name in modes.names()}
+    states = jobs.begun_all(job, jobs.loaded(job, asked), recipes, asked)
+    found, expected = survey.made(job, states, together.run(states, asked))
+    named = isinstance(representative_dataset, str | Path)
+    shown = advice.Shown(str(model or ""), str(representative_dataset) if named else None, target)
+    return advice.advise(found, expected, shown)
 
 
-def _input_specs(session: runtime.Session, path: Path) -> list[InputSpec]:
-    specs = []
-    for info in session.inputs:
-        if info.dtype is None:
-            raise ModelError(f"{path}: input {info.name!r} is not a tensor; sequences and maps cannot be fed")
-        specs.append(InputSpec(info.name, np.dtype(info.dtype), info.shape))
-    return specs
+def _given(model: str | Path | None, source: DataSource | None, asked: Options) -> tuple[Path, DataSource | None]:
+    """Return the model and its samples; the bundled ones where none are given."""
+    if model is not None:
+        return Path(model), source
+    sample = modes.sample_folder()
+    return sample / "digits.onnx", sample / "dataset.yaml" if source is None and asked.random_data is None else source
 
 
-def _opened(source: DataSource | None, specs: list[InputSpec], asked: Options) -> RepresentativeDataset:
-    if source is None:
-        return random_dataset(specs, asked.random_data or 1)
-    if isinstance(source, RepresentativeDataset):
-        return source.take(asked.samples) if asked.samples else source
-    if isinstance(source, str | Path):
-        return open_dataset(Path(source), specs, samples=asked.samples)
-    if callable(source):
-        return from_callable(source, specs, samples=asked.samples)
-    return from_arrays(source, specs, samples=asked.samples)
+def _notes(model: str | Path | None, left_out: Sequence[str]) -> tuple[str, ...]:
+    bundled = (BUNDLED_NOTE,) if model is None else ()
+    return (*bundled, *(f"{said} means nothing in this mode and was left out" for said in left_out))
 
 
-def _run(state: State, asked: Options, instruments: Sequence[Instrument]) -> State:
-    passes = plugins.passes_of(state.recipe)
-    if asked.dry_run:
-        names = [p.name for p in passes]
-        end = names.index("make_plan") + 1 if "make_plan" in names else len(names)
-        passes = [p for p in passes[:end] if "data" not in p.run.needs]
-    watchers = (*instruments, SaveTemps(asked.save_temps)) if asked.save_temps else instruments
-    has = frozenset({"data"}) if state.data is not None else frozenset()
-    pipeline.check(passes, has=has)
-    try:
-        with threadpool_limits(
-            1, user_api="blas"
-        ):  # a sum split over threads rounds differently: same bytes everywhere
-            state = pipeline.run(passes, state, watchers)
-    except OSError as error:
-        raise OutputError(
-            f"the file system gave no room for scratch files: {error.strerror}",
-            hint="make room in the temporary folder, point TMPDIR elsewhere, or use fewer samples",
-        ) from error
-    floats = state.report.floats()
-    if asked.strict and floats:
-        raise UnsupportedError(
-            f"--strict: {len(floats)} operators stay float",
-            reasons=[f"{e.op_type} {e.node!r}: {e.reason}" for e in floats],
-            hint="leave --strict out, or keep only what has an integer form",
-        )
-    if not asked.dry_run and not state.plan.units:
-        state = state.noted(warnings=("no operator became integer; the output computes in float",))
-    return state
+def _folder(output: str | Path | None) -> Path:
+    folder = Path(output) if output is not None else Path()
+    if output is not None and not folder.is_dir():
+        raise UsageError(f"{folder} is no folder; several models need one to be written into", hint="create it first")
+    return folder
 
 
-def _written(state: State, path: Path, target: Path, asked: Options) -> Result:
-    quantized, verification = state.quantized, state.report.verification
-    if quantized is None or verification is None:
-        raise UsageError(
-            "the recipe ends without a verified model", hint="it needs the passes emit and verify; nothing was written"
-        )
-    provenance = documents.provenance(state, path)
-    model = documents.stamped(state, provenance)
-    data = files.model_bytes(model)
-    encodings = documents.encodings(state, provenance)
-    sizes = (path.stat().st_size + documents.external_bytes(state.original), len(data))
-    report = documents.report(state, path, sizes)
-    low = min((q.sqnr_db for q in verification.outputs.values()), default=float("inf"))
-    failed = asked.min_sqnr is not None and low < asked.min_sqnr
-    if not failed or asked.keep:
-        beside = documents.sidecars(target)
-        texts = [documents.text(d).encode() for d in (encodings, report)]
-        files.write_all(dict(zip((target, *beside), (data, *texts), strict=True)))
-    if failed:
-        kept = f"; written as asked by --keep: {target}" if asked.keep else "; nothing was written"
-        raise QualityError(
-            f"worst output has {low:.2f} dB, below --min-sqnr {asked.min_sqnr:g}{kept}",
-            hint="see quant convert --dry-run; try more samples, --float PATTERN for sensitive nodes, or a wider mode",
-        )
-    return Result(target, encodings, report, state)
+def _job(signature: data.Signature, folder: Path, recipe: Recipe) -> Job:
+    target = folder / f"{signature.model.stem}.{recipe.name}.onnx"
+    return Job(signature.model, target, None if signature.dataset is None else signature, signature.name)
 
 
-@dataclass(frozen=True, slots=True)
-class SaveTemps:
-    """Instrument: writes the model after each pass, numbered, into a folder."""
-
-    folder: Path
-    _count: list[int] = field(default_factory=lambda: [0])
-
-    def before(self, name: str, state: State) -> None:
-        """Nothing to do."""
-
-    def tick(self, name: str, done: int, total: int) -> None:
-        """Nothing to do."""
-
-    def after(self, name: str, state: State, seconds: float) -> None:
-        """Write the model as it stands."""
-        del seconds
-        self._count[0] += 1
-        model = state.quantized.model if state.quantized else state.model
-        files.save_temporary(model, self.folder / f"{self._count[0]:02d}-{name}.onnx")
+def _check_apart(todo: Sequence[Job]) -> None:
+    targets = [job.target for job in todo]
+    twice = next((t for t in targets if targets.count(t) > 1), None)
+    if twice is not None:
+        raise UsageError(f"two signatures would write {twice}", hint="give their model files different names")

@@ -5,16 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
 import onnx_ir as ir
 
 import quantcli
 from quantcli import encodings as schema
-from quantcli import files, runtime
+from quantcli import files, graph, runtime
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from quantcli.encodings import Json
@@ -46,8 +47,8 @@ def provenance(state: State, path: Path) -> dict[str, Json]:
         "model_sha256": files.sha256(path),
         "data_sha256": data.digest() if data is not None else None,
         "data": data.description if data is not None else None,
-        "random_data": bool(data.synthetic) if data is not None else False,
-        "recipe_sha256": hashlib.sha256(state.recipe.dump().encode()).hexdigest(),
+        "random_data": is_random(state),
+        "recipe_sha256": hashlib.sha256(state.recipe.compact().encode()).hexdigest(),
         "coverage": dict(state.report.count()),
         "equalized": list(state.report.equalized),
     }
@@ -67,12 +68,34 @@ def stamped(state: State, facts: Mapping[str, Json]) -> ir.Model:
     own = {
         "version": str(facts["version"]),
         "mode": state.recipe.name,
-        "recipe": state.recipe.dump(),
+        "recipe": state.recipe.compact(),
         "random_data": str(facts["random_data"]).lower(),
         "io": json.dumps(card),
     }
     model.metadata_props.update({PREFIX + k: v for k, v in own.items()})
+    _forget_types(model, source)
     return model
+
+
+def _forget_types(model: ir.Model, original: ir.Model) -> None:
+    """Leave out the types of tensors inside the graph that the user's file does not say either: they cost bytes."""
+    said = {v.name for v in _computed_in(original) if v.type is not None or v.shape is not None}
+    constants = (v for within in graph.all_graphs(model) for v in within.initializers.values())
+    for value in (*_computed_in(model), *constants):
+        if value.name not in said and not value.is_graph_output() and not value.is_graph_input():
+            value.type = value.shape = None
+
+
+def _computed_in(model: ir.Model) -> Iterator[ir.Value]:
+    yield from (v for node in model.graph.all_nodes() for v in node.outputs)
+
+
+# ---- the report ------------------------------------------------------------------------------------------------------
+
+
+def is_random(state: State) -> bool:
+    """Tell whether made-up samples decided the result; a mode without calibration only verifies on them."""
+    return state.recipe.needs_data and state.data is not None and state.data.synthetic
 
 
 def io_entry(params: QuantParams) -> dict[str, Json]:
@@ -104,7 +127,7 @@ def report(state: State, path: Path, sizes: tuple[int, int] | None) -> dict[str,
         "format": state.recipe.format,
         "model": path.name,
         "data": state.data.description if state.data else None,
-        "random_data": bool(state.data and state.data.synthetic),
+        "random_data": is_random(state),
         "coverage": dict(r.count()),
         "ledger": [
             {"node": e.node, "op_type": e.op_type, "fate": e.fate, "kernel": e.kernel, "reason": e.reason}
@@ -137,6 +160,7 @@ def report(state: State, path: Path, sizes: tuple[int, int] | None) -> dict[str,
             },
             "optimized_against_plain_rms_steps": v.optimized_rms_steps,
             "kernels": dict(v.kernels),
+            **({"top1": asdict(r.accuracy)} if r.accuracy is not None else {}),
         }
     return document
 

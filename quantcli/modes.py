@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from quantcli import recipe
+from quantcli import recipe, recipe_reader
 from quantcli.errors import RecipeError, UsageError, did_you_mean
 from quantcli.settings import with_overrides
 
@@ -20,7 +20,10 @@ def names() -> list[str]:
 
 def mappings() -> dict[str, Mapping[str, object]]:
     """Return the unresolved mapping of every mode."""
-    return {p.stem: recipe.load_mapping(p.read_text("utf-8"), where=p.name) for p in _folder("configs").glob("*.yaml")}
+    return {
+        p.stem: recipe_reader.load_mapping(p.read_text("utf-8"), where=p.name)
+        for p in _folder("configs").glob("*.yaml")
+    }
 
 
 def resolve(mode: str, file: Path | None = None, settings: tuple[str, ...] = ()) -> recipe.Recipe:
@@ -36,16 +39,18 @@ def resolve(mode: str, file: Path | None = None, settings: tuple[str, ...] = ())
             text = file.read_text("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise RecipeError(f"{file}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
-        chosen, where = recipe.parse(text, where=str(file), base=known), str(file)
+        chosen, where = recipe_reader.parse(text, where=str(file), base=known), str(file)
     elif mode in known:
-        chosen, where = recipe.from_mapping(known[mode], where=f"{mode}.yaml", base=known), f"{mode}.yaml"
+        chosen, where = recipe_reader.from_mapping(known[mode], where=f"{mode}.yaml", base=known), f"{mode}.yaml"
     else:
         near = did_you_mean(mode, known) or f"; modes: {', '.join(sorted(known))}"
         raise UsageError(f"unknown mode {mode!r}{near}", hint="quant modes lists them")
     if not settings:
         return chosen
     try:
-        return recipe.from_mapping(with_overrides(recipe.to_mapping(chosen), settings), where=f"{where} with --set")
+        return recipe_reader.from_mapping(
+            with_overrides(recipe.to_mapping(chosen), settings), where=f"{where} with --set"
+        )
     except RecipeError as error:
         raise UsageError(error.message, hint=error.hint) from error
 

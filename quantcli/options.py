@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from quantcli import modes, plugins
 from quantcli.errors import RecipeError, UnsupportedError, UsageError
-from quantcli.recipe import FORMATS, IO_TYPES, Recipe, Scheme, TensorScheme
+from quantcli.recipe import FALLBACKS, IO_TYPES, Recipe
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+
+INTEGER_FORMATS: Final = ("qdq", "integer")
+BLOCK_SIZES: Final = (16, 32, 64, 128, 256)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +29,11 @@ class Options:
         samples: At most this many calibration samples.
         random_data: Calibrate on this many random samples; only when asked for, and stamped into the result.
         calibrator: Name of the calibration method.
-        input_type: ``float32``, ``int8`` or ``uint8``; None is the recipe's.
+        input_type: ``float32``, ``int8``, ``uint8``, ``int16`` or ``float16``; None is the recipe's.
         output_type: Likewise.
         keep_float: Patterns of nodes that stay float.
         format: ``qdq`` or ``integer``; None is the recipe's.
+        fallback: ``float`` or ``refuse`` for operators without an integer form; None is the recipe's.
         min_sqnr: Smallest acceptable SQNR of the worst output, in dB.
         strict: Any float operator is a failure.
         keep: Write the output although it is below ``min_sqnr``.
@@ -45,6 +51,7 @@ class Options:
     output_type: str | None = None
     keep_float: tuple[str, ...] = ()
     format: str | None = None
+    fallback: str | None = None
     min_sqnr: float | None = None
     strict: bool = False
     keep: bool = False
@@ -61,23 +68,14 @@ def resolved(mode: str, asked: Options) -> Recipe:
         RecipeError: The recipe file is wrong.
         UnsupportedError: A scheme that no emitter writes.
     """
-    for name, value, known in (
-        ("input_type", asked.input_type, IO_TYPES),
-        ("output_type", asked.output_type, IO_TYPES),
-        ("format", asked.format, FORMATS),
-    ):
-        if value is not None and value not in known:
-            raise UsageError(f"{name} is {value!r}, expected {' | '.join(known)}")
-    for name, number in (("samples", asked.samples), ("random_data", asked.random_data), ("threads", asked.threads)):
-        if number is not None and number < 1:
-            raise UsageError(f"{name} is {number}, expected at least 1")
-    if asked.min_sqnr is not None and not math.isfinite(asked.min_sqnr):
-        raise UsageError(f"min_sqnr is {asked.min_sqnr}, expected a number of decibels")
+    _check_values(asked)
     recipe = modes.resolve(mode, asked.recipe, asked.settings)
     _check_passes(recipe, asked)
+    _check_fits(recipe, asked)
     recipe = replace(
         recipe,
         format=asked.format or recipe.format,
+        fallback=asked.fallback or recipe.fallback,
         inputs=asked.input_type or recipe.inputs,
         outputs=asked.output_type or recipe.outputs,
         exclude=(*recipe.exclude, *asked.keep_float),
@@ -87,8 +85,41 @@ def resolved(mode: str, asked: Options) -> Recipe:
         steps = [replace(s, options={**s.options, "calibrator": asked.calibrator}) if s.name == "calibrate" else s
                  for s in recipe.passes]  # fmt: skip
         recipe = replace(recipe, passes=tuple(steps))
-    _check_scheme(recipe.scheme)
+    _check_scheme(recipe)
     return recipe
+
+
+def _check_values(asked: Options) -> None:
+    """Raise for a value that no recipe could take."""
+    for name, value, known in (
+        ("input_type", asked.input_type, IO_TYPES),
+        ("output_type", asked.output_type, IO_TYPES),
+        ("format", asked.format, INTEGER_FORMATS),
+        ("fallback", asked.fallback, FALLBACKS),
+    ):
+        if value is not None and value not in known:
+            raise UsageError(f"{name} is {value!r}, expected {' | '.join(known)}")
+    for name, number in (("samples", asked.samples), ("random_data", asked.random_data), ("threads", asked.threads)):
+        if number is not None and number < 1:
+            raise UsageError(f"{name} is {number}, expected at least 1")
+    if asked.min_sqnr is not None and not math.isfinite(asked.min_sqnr):
+        raise UsageError(f"min_sqnr is {asked.min_sqnr}, expected a number of decibels")
+
+
+def _check_fits(recipe: Recipe, asked: Options) -> None:
+    """Raise for an option that means nothing in this mode, or that the mode does not allow."""
+    for option, value in (("--input-type", asked.input_type), ("--output-type", asked.output_type)):
+        if value is not None and value not in recipe.io_types:
+            raise UsageError(
+                f"{option} {value} is not possible in mode {recipe.name!r}; expected {' | '.join(recipe.io_types)}",
+                hint="'quant modes' lists the input and output types of each mode",
+            )
+    if recipe.format == "float":
+        for option, value in (("--format", asked.format), ("--fallback", asked.fallback)):
+            if value is not None:
+                raise UsageError(f"{option} means nothing in mode {recipe.name!r}: its graph computes in float")
+    if asked.calibrator and not any(s.name == "calibrate" for s in recipe.passes):
+        raise UsageError(f"--calibrator means nothing in mode {recipe.name!r}: it calibrates nothing")
 
 
 def _check_passes(recipe: Recipe, asked: Options) -> None:
@@ -101,22 +132,44 @@ def _check_passes(recipe: Recipe, asked: Options) -> None:
         raise
 
 
-def _check_scheme(scheme: Scheme) -> None:
+# What the emitters write, by format: (dtype, symmetric, granularity) of activations and of weights.
+_EIGHT: Final = ("uint8", False, "per-tensor")
+_SIXTEEN: Final = ("int16", True, "per-tensor")
+_FLOAT: Final = ("float32", True, "per-tensor")
+_STATIC_WEIGHTS: Final = (("int8", True, "per-channel"), ("int8", True, "per-tensor"))
+_STORED_WEIGHTS: Final = tuple(
+    (dtype, symmetric, granularity)
+    for dtype, symmetric, granularity in itertools.product(
+        ("int8", "int4", "uint8", "uint4"), (True, False), ("per-tensor", "per-channel", "per-block")
+    )
+    if symmetric == dtype.startswith("int")
+)
+_SUPPORTED: Final = {
+    "qdq": ((_EIGHT, _SIXTEEN), _STATIC_WEIGHTS),
+    "integer": ((_EIGHT, _SIXTEEN), _STATIC_WEIGHTS),
+    "float": ((_EIGHT, _FLOAT), (*_STORED_WEIGHTS, ("float16", True, "per-tensor"), ("float32", True, "per-tensor"))),
+}
+
+
+def _check_scheme(recipe: Recipe) -> None:
     """Refuse schemes that no emitter of ours writes, instead of writing something else."""
-    supported = {
-        "activations": (("uint8", "per-tensor"),),
-        "weights": (("int8", "per-channel"), ("int8", "per-tensor")),
-    }
-    asked: dict[str, TensorScheme] = {"activations": scheme.activations, "weights": scheme.weights}
-    for kind, tensor in asked.items():
-        if (tensor.dtype, tensor.granularity) not in supported[kind]:
-            known = " or ".join(f"{d} {g}" for d, g in supported[kind])
+    scheme = recipe.scheme
+    for kind, tensor, supported in zip(
+        ("activations", "weights"), (scheme.activations, scheme.weights), _SUPPORTED[recipe.format], strict=True
+    ):
+        if (tensor.dtype, tensor.symmetric, tensor.granularity) not in supported:
+            known = ", ".join(_said(*s) for s in supported)
+            asked = _said(tensor.dtype, tensor.symmetric, tensor.granularity)
             raise UnsupportedError(
-                f"scheme.{kind}: {tensor.dtype} {tensor.granularity} cannot be emitted; supported: {known}",
+                f"scheme.{kind}: {asked} cannot be emitted in mode {recipe.name!r}; supported: {known}",
                 hint="uint8 activations and int8 weights are the form that onnxruntime's integer kernels run fast",
             )
-    if not scheme.weights.symmetric or scheme.activations.symmetric:
-        raise UnsupportedError(
-            "only symmetric weights and asymmetric activations can be emitted",
-            hint="set scheme.weights.symmetric to true and scheme.activations.symmetric to false",
-        )
+        if tensor.granularity == "per-block" and tensor.block_size not in BLOCK_SIZES:
+            raise UnsupportedError(
+                f"scheme.{kind}.block_size is {tensor.block_size}; expected {' | '.join(map(str, BLOCK_SIZES))}",
+                hint="onnxruntime's block-wise kernels take these sizes",
+            )
+
+
+def _said(dtype: str, symmetric: bool, granularity: str) -> str:  # noqa: FBT001 - the three facts of a scheme
+    return f"{dtype} {'symmetric' if symmetric else 'asymmetric'} {granularity}"

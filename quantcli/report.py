@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 INTEGER: Final = "integer"
 ABSORBED: Final = "absorbed"
 FOLDED: Final = "folded"
+STORED: Final = "stored"  # its weights are stored smaller; it computes in float
 FLOAT: Final = "float"
 UNTOUCHED: Final = "untouched"  # computes with integers or strings of the user's own; nothing to quantize
 
@@ -60,6 +61,16 @@ class Verification:
 
 
 @dataclass(frozen=True, slots=True)
+class Accuracy:
+    """Share of the labelled samples whose class the models find: the float one and the quantized one."""
+
+    output: str
+    samples: int
+    float_top1: float
+    quantized_top1: float
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """The report of one conversion; grows from pass to pass."""
 
@@ -69,6 +80,7 @@ class Report:
     parity_db: float | None = None
     equalized: tuple[str, ...] = ()  # tensors whose channels carry factors that the user's tensors do not
     verification: Verification | None = None
+    accuracy: Accuracy | None = None  # where the dataset has labels
     timings: Mapping[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -76,7 +88,7 @@ class Report:
     def count(self) -> dict[str, int]:
         """Return the number of nodes by fate."""
         counted = Counter(e.fate for e in self.ledger.values())
-        return {fate: counted[fate] for fate in (INTEGER, ABSORBED, FOLDED, FLOAT, UNTOUCHED) if counted[fate]}
+        return {fate: counted[fate] for fate in (INTEGER, ABSORBED, FOLDED, STORED, FLOAT, UNTOUCHED) if counted[fate]}
 
     def floats(self) -> list[Entry]:
         """Return the entries of nodes that stay float."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,6 +29,8 @@ from quantcli.errors import ModelError
 Array = npt.NDArray[np.generic]
 Feed = Mapping[str, Array]
 
+SLICE_SECONDS: Final = 0.01  # one turn of a model in a race
+MOST_ROUNDS: Final = 30
 BY_REFERENCE_BYTES: Final = 1 << 16  # larger constants are handed over in memory instead of being serialized
 _BY_REFERENCE_TYPES: Final = frozenset(
     {ir.DataType.FLOAT, ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT32, ir.DataType.INT64, ir.DataType.FLOAT16}
@@ -53,6 +56,14 @@ class TensorInfo:
         return self.dtype == np.float32
 
 
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """Seconds that one run takes, over several rounds."""
+
+    minimum: float
+    median: float
+
+
 class Session:
     """A loaded model."""
 
@@ -63,11 +74,13 @@ class Session:
         self.outputs = tuple(_info(o) for o in session.get_outputs())
         self._names = [o.name for o in self.outputs]
         self._wanted = {i.name for i in self.inputs}
+        self._halves = {i.name for i in self.inputs if i.dtype == np.float16}
 
     def run(self, feed: Feed) -> dict[str, Array]:
-        """Run one sample; entries of ``feed`` that the model does not read are left out."""
+        """Run one sample; what the model does not read is left out, float32 is rounded where it takes float16."""
+        fed = {k: v.astype(np.float16) if k in self._halves else v for k, v in feed.items() if k in self._wanted}
         try:
-            results = self._session.run(self._names, {k: v for k, v in feed.items() if k in self._wanted})
+            results = self._session.run(self._names, fed)
         except Exception as error:
             raise ModelError(f"onnxruntime could not run the model: {one_line(error)}") from error
         return dict(zip(self._names, results, strict=True))
@@ -139,6 +152,31 @@ def _type_and_shape(info: TensorInfo) -> ir.TypeAndShape | None:
 def evaluate(model: ir.Model, feed: Feed | None = None) -> dict[str, Array]:
     """Run a small model once, unoptimized, and return its outputs."""
     return load(model, optimize=False).run(feed or {})
+
+
+def race(sessions: Mapping[str, Session], feeds: Mapping[str, Feed], *, seconds: float = 2.0) -> dict[str, Latency]:
+    """Measure several models in turns, so that what slows the machine down slows all of them.
+
+    Args:
+        sessions: The models.
+        feeds: What each is fed with.
+        seconds: About as long for all; at least three rounds.
+    """
+    costs = {name: min(_seconds(sessions[name], feeds[name], 1) for _ in range(2)) for name in sessions}
+    repeats = {name: max(1, round(SLICE_SECONDS / max(cost, 1e-6))) for name, cost in costs.items()}
+    rounds = max(3, int(seconds / sum(costs[name] * repeats[name] for name in sessions)))
+    taken: dict[str, list[float]] = {name: [] for name in sessions}
+    for _ in range(min(rounds, MOST_ROUNDS)):
+        for name, session in sessions.items():
+            taken[name].append(_seconds(session, feeds[name], repeats[name]))
+    return {name: Latency(min(times), float(np.median(times))) for name, times in taken.items()}
+
+
+def _seconds(session: Session, feed: Feed, repeats: int) -> float:
+    began = time.perf_counter()
+    for _ in range(repeats):
+        session.run(feed)
+    return (time.perf_counter() - began) / repeats
 
 
 def optimized_operators(model: ir.Model, *, threads: int = 1) -> Counter[str]:

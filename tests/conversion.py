@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 NEAREST = ("passes.equalize=off", "passes.gptq=off", "passes.bias_correction=off")  # weights to nearest integers
 FORMATS = ("qdq", "integer")
+INTEGER_BOUNDARY = (onnx.TensorProto.INT8, onnx.TensorProto.UINT8, onnx.TensorProto.INT16)
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class Converted:
         """Run with float feeds and results, whatever types the boundary has."""
         grids = self.grids
         kinds = {i.name: i.type.tensor_type.elem_type for i in (*self.model.graph.input, *self.model.graph.output)}
-        integer = {n for n, t in kinds.items() if t in (onnx.TensorProto.INT8, onnx.TensorProto.UINT8)}
+        integer = {n for n, t in kinds.items() if t in INTEGER_BOUNDARY}
         fed = {n for n, x in feed.items() if n in integer and x.dtype == F32}
         integers = {n: np.asarray(quantize_linear(x, grids[n])) if n in fed else x for n, x in feed.items()}
         if optimize not in self._sessions:
@@ -108,7 +109,8 @@ class Bench:
         source, target = self.folder / "float.onnx", self.folder / "quantized.onnx"
         onnx.save(model, source)
         data = models.samples(model) if feeds is None else feeds
-        asked = api.Options(settings=(*(NEAREST if nearest else ()), *settings), threads=1, **options)
+        plain = [s for s in NEAREST if modes.resolve(mode).enabled(s[len("passes.") : -len("=off")])]
+        asked = api.Options(settings=(*(plain if nearest else ()), *settings), threads=1, **options)
         result = api.convert(source, mode=mode, representative_dataset=data, output=target, options=asked)
         return Converted(result, model, onnx.load(target), data if isinstance(data, list) else [])
 

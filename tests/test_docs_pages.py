@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from quantcli import cli, modes, plugins, recipe
+from quantcli import cli, modes, plugins, recipe, recipe_reader
 from quantcli.cli import boundary
-from quantcli.data import InputSpec, open_dataset, spec
+from quantcli.data import InputSpec, is_signatures, open_dataset, read_signatures, spec
 from quantcli.kernels import KERNELS, NO_KERNEL, POINTWISE, Cell
 from quantcli.oprules import OP_RULES, POINTWISE_WITH_CONSTANT, OpRule, Role
 
@@ -48,14 +48,16 @@ OP_TABLE_HEAD = """# Operators
 Written by `python tests/test_docs_pages.py --write` from the op table and the kernel table; do not edit.
 
 *What an operator needs* says how its scales are chosen. The columns *qdq* and *integer* say what becomes of it in each
-output format: computed in **integers**, or in float for the reason given, measured on x86 with onnxruntime's CPU
-provider. A node may stay float although its operator has an integer form (a computed weight, a tensor that is not
+output format of 8 bits: computed in **integers**, or in float for the reason given, measured on x86 with onnxruntime's
+CPU provider. A node may stay float although its operator has an integer form (a computed weight, a tensor that is not
 float32, nothing next to it that is integer): `quant convert --dry-run` lists every such node with its reason.
-In the mode `int8-only`, which uses the format *integer*, an operator that stays float is a refusal.
+In the mode `int8-only`, which uses the format *integer*, an operator that stays float is a refusal; the last column is
+that of `16x8`, which refuses likewise unless asked for `--fallback float`.
 
 Float16 and bfloat16 tensors, control flow bodies and operators of other domains stay float.
 """
 
+MODES_BEGIN, MODES_END = "<!-- modes: written from the recipes -->\n", "<!-- /modes -->"
 MODES_HEAD = """# Modes
 
 Written by `python tests/test_docs_pages.py --write` from the recipes that ship with the tool; do not edit.
@@ -67,7 +69,7 @@ A mode is a [recipe](recipes.md). `quant modes` lists them, `quant modes show NA
 def op_table() -> str:
     """Return the text of docs/op-table.md."""
     rows = [_op_row(op, rule) for op, rule in OP_RULES.items()]
-    head = "| operator | what it needs | bounds, result | qdq | integer |\n|---|---|---|---|---|"
+    head = "| operator | what it needs | bounds, result | qdq | integer | 16x8 |\n|---|---|---|---|---|---|"
     roles = [f"- **{role.value}**: {meaning}" for role, meaning in ROLES.items()]
     constant = ", ".join(f"`{op}`" for op in sorted(POINTWISE_WITH_CONSTANT))
     return "\n".join([
@@ -93,13 +95,27 @@ def _op_row(op: str, rule: OpRule) -> str:
         )
     if rule.fixed is not None:
         facts.append(f"scale 1/{1 / rule.fixed[0]:g}, zero point {rule.fixed[1]}")
-    return f"| {op} | {rule.role.value} | {'; '.join(facts)} | {_cell(kernel.qdq)} | {_cell(kernel.integer)} |"
+    if rule.fixed16 is not None:
+        facts.append(f"in 16 bits scale 1/{1 / rule.fixed16:g}, zero point 0")
+    cells = " | ".join(_cell(c) for c in (kernel.qdq, kernel.integer, kernel.wide))
+    return f"| {op} | {rule.role.value} | {'; '.join(facts)} | {cells} |"
 
 
 def _cell(cell: Cell) -> str:
     if not cell.integer:
         return f"float: {cell.reason}"
     return f"**integer** next to a convolution; else float: {cell.reason}" if cell.near_linear_only else "**integer**"
+
+
+def modes_table() -> str:
+    """Return the table of the README: what each mode needs, stores, computes and promises."""
+    rows = [
+        f"| `{r.name}` | {'needed' if r.needs_data else '-'} | {r.about.stores} | {r.about.computes} | "
+        f"{', '.join(r.io_types)} | {r.about.size} | {r.about.speed} |"
+        for r in (modes.resolve(name) for name in modes.names())
+    ]
+    head = "| mode | data | stores | computes | inputs, outputs | size | speed |\n|---|---|---|---|---|---|---|"
+    return "\n".join([head, *rows, ""])
 
 
 def modes_page() -> str:
@@ -121,6 +137,17 @@ GENERATED = {"op-table.md": op_table, "modes.md": modes_page}
 @pytest.mark.parametrize("name", GENERATED)
 def test_a_generated_page_is_what_the_code_says(name):
     assert (DOCS / name).read_text("utf-8") == GENERATED[name](), AGAIN
+
+
+def test_the_mode_table_of_the_readme_is_what_the_recipes_say():
+    text = (ROOT / "README.md").read_text("utf-8")
+    assert text.partition(MODES_BEGIN)[2].partition(MODES_END)[0] == modes_table(), AGAIN
+
+
+def test_every_mode_says_what_it_promises():
+    for name in modes.names():
+        about = modes.resolve(name).about
+        assert all((about.stores, about.computes, about.size, about.speed)), name
 
 
 def test_every_role_is_explained():
@@ -155,7 +182,7 @@ def test_the_recipe_page_names_every_key():
 
 def test_every_recipe_on_a_page_parses():
     blocks = [b for b in _blocks(DOCS / "recipes.md", "yaml") if "passes" in b or "extends" in b]
-    parsed = [recipe.parse(b, where="recipes.md", base=modes.mappings()) for b in blocks]
+    parsed = [recipe_reader.parse(b, where="recipes.md", base=modes.mappings()) for b in blocks]
     assert [p.name for p in parsed if not plugins.passes_of(p)] == []
     assert parsed
 
@@ -171,7 +198,7 @@ def test_every_dataset_spec_on_a_page_parses(tmp_path):
     file = tmp_path / "dataset.yaml"
     for block in blocks:
         file.write_text(block, "utf-8")
-        assert spec.read_spec(file), block
+        assert read_signatures(file) if is_signatures(file) else spec.read_spec(file), block
     assert blocks
 
 
@@ -238,5 +265,8 @@ def test_the_readme_names_every_mode():
 if __name__ == "__main__":
     if sys.argv[1:] != ["--write"]:
         sys.exit("usage: python tests/test_docs_pages.py --write")
+    readme = ROOT / "README.md"
+    before, _, rest = readme.read_text("utf-8").partition(MODES_BEGIN)
+    readme.write_text(before + MODES_BEGIN + modes_table() + MODES_END + rest.partition(MODES_END)[2], "utf-8")
     for page_name, page_text in GENERATED.items():
         (DOCS / page_name).write_text(page_text(), "utf-8")

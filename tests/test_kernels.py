@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from quantcli import recipe
-from quantcli.kernels import FORMATS, KERNELS, NO_KERNEL, POINTWISE
+from quantcli.kernels import FORMS as COLUMNS
+from quantcli.kernels import KERNELS, NO_KERNEL, POINTWISE
 from quantcli.lowering.integer import LOWERINGS
 from quantcli.oprules import OP_RULES, POINTWISE_WITH_CONSTANT, Role
 from quantcli.passes.emit import FORMS
@@ -14,7 +15,8 @@ ROWS = [*KERNELS.values(), POINTWISE]
 
 
 def test_every_format_has_a_column_a_recipe_and_an_emitter():
-    assert set(FORMATS) == set(recipe.FORMATS) == set(FORMS)
+    assert set(COLUMNS) == {*recipe.FORMATS, "wide"} - {"float"}
+    assert set(FORMS) == {(name, wide) for name in ("qdq", "integer") for wide in (False, True)}
 
 
 def test_every_lowering_of_the_table_is_written():
@@ -40,7 +42,7 @@ def test_an_operator_that_is_pointwise_with_a_constant_has_a_rule():
     assert OP_RULES.keys() >= POINTWISE_WITH_CONSTANT
 
 
-@pytest.mark.parametrize("output_format", FORMATS)
+@pytest.mark.parametrize("output_format", COLUMNS)
 def test_whatever_stays_float_says_why(output_format):
     cells = [row.cell(output_format) for row in (*ROWS, NO_KERNEL)]
     assert all(cell.reason for cell in cells if not cell.integer or cell.near_linear_only)

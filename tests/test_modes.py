@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from quantcli import modes, plugins, recipe
+from quantcli import modes, plugins, recipe_reader
 from quantcli.errors import RecipeError, UsageError
 
 NAMES = modes.names()
@@ -50,7 +50,7 @@ def test_every_mode_ends_with_a_verification(mode):
 @each_mode
 def test_a_resolved_mode_parses_to_itself(mode):
     found = modes.resolve(mode)
-    assert recipe.parse(found.dump(), where=mode) == found
+    assert recipe_reader.parse(found.dump(), where=mode) == found
 
 
 @each_mode

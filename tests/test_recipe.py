@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quantcli import recipe
+from quantcli import recipe, recipe_reader
 from quantcli.dtypes import BY_NAME
 from quantcli.errors import RecipeError
-from quantcli.recipe import Recipe, Scheme, Step, TensorScheme
+from quantcli.recipe import About, Recipe, Scheme, Step, TensorScheme
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,7 +29,7 @@ BASE: Mapping[str, Mapping[str, object]] = {
 
 
 def read(text):
-    return recipe.parse(text, where="r.yaml", base=BASE)
+    return recipe_reader.parse(text, where="r.yaml", base=BASE)
 
 
 def failure(text):
@@ -45,7 +46,7 @@ def failure(text):
     [
         ("fromat: qdq", "r.yaml:1: unknown key 'fromat'; did you mean 'format'?"),
         ("name: a\n\nfallbak: float", "r.yaml:3: unknown key 'fallbak'; did you mean 'fallback'?"),
-        ("name: a\nbanana: 1", "r.yaml:2: unknown key 'banana'; known: name, summary, needs_data, format, "),
+        ("name: a\nbanana: 1", "r.yaml:2: unknown key 'banana'; known: name, summary, about, needs_data, format, "),
         ("scheme:\n  wieghts: {}", "r.yaml:2: unknown key 'scheme.wieghts'; did you mean 'weights'?"),
         (
             "scheme:\n  weights:\n    dtype: int8\n    symetric: true",
@@ -84,10 +85,13 @@ def test_wrong_types_are_errors_with_line_and_expectation(text, expected):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("format: qqd", "r.yaml:1: format is 'qqd', expected qdq | integer; did you mean 'qdq'?"),
+        ("format: qqd", "r.yaml:1: format is 'qqd', expected qdq | integer | float; did you mean 'qdq'?"),
         ("fallback: ignore", "r.yaml:1: fallback is 'ignore', expected float | refuse"),
-        ("inputs: int9", "r.yaml:1: inputs is 'int9', expected float32 | int8 | uint8; did you mean 'int8'"),
-        ("outputs: float64", "r.yaml:1: outputs is 'float64', expected float32 | int8 | uint8"),
+        (
+            "inputs: int9",
+            "r.yaml:1: inputs is 'int9', expected float32 | float16 | int8 | uint8 | int16; did you mean 'int8'",
+        ),
+        ("outputs: float64", "r.yaml:1: outputs is 'float64', expected float32 | float16 | int8 | uint8 | int16"),
         ("scheme:\n  weights:\n    dtype: int9", "r.yaml:3: dtype is 'int9', expected int4 | uint4 | int8"),
         ("scheme:\n  weights:\n    granularity: per-row", "r.yaml:3: granularity is 'per-row', expected per-tensor | "),
     ],
@@ -251,17 +255,22 @@ tensor_schemes = st.builds(
     granularity=st.sampled_from(recipe.GRANULARITIES),
     narrow_range=st.booleans(),
 )
+tensor_schemes = tensor_schemes.flatmap(
+    lambda t: st.sampled_from([16, 32, 64]).map(lambda n: replace(t, block_size=n) if "block" in t.granularity else t)
+)
 options = st.dictionaries(words, scalars, max_size=3)
 steps = st.builds(Step, words, options) | st.builds(Step, words, enabled=st.just(False))  # noqa: FBT003
 recipes = st.builds(
     Recipe,
     name=words,
     summary=words,
+    about=st.builds(About, words, words, words, words),
     needs_data=st.booleans(),
     format=st.sampled_from(recipe.FORMATS),
     fallback=st.sampled_from(recipe.FALLBACKS),
     inputs=st.sampled_from(recipe.IO_TYPES),
     outputs=st.sampled_from(recipe.IO_TYPES),
+    io_types=st.just(recipe.IO_TYPES),
     exclude=st.lists(words, max_size=3).map(tuple),
     scheme=st.builds(Scheme, tensor_schemes, tensor_schemes),
     passes=st.lists(steps, max_size=4).map(tuple),
@@ -271,14 +280,26 @@ recipes = st.builds(
 @settings(max_examples=60, deadline=None)
 @given(recipes)
 def test_a_dumped_recipe_parses_to_an_equal_one(wanted):
-    assert recipe.parse(wanted.dump(), where="dump") == wanted
+    assert recipe_reader.parse(wanted.dump(), where="dump") == wanted
 
 
 @settings(max_examples=30, deadline=None)
 @given(recipes)
 def test_dumping_is_stable(wanted):
-    assert recipe.parse(wanted.dump(), where="dump").dump() == wanted.dump()
+    assert recipe_reader.parse(wanted.dump(), where="dump").dump() == wanted.dump()
+
+
+@settings(max_examples=30, deadline=None)
+@given(recipes)
+def test_the_compact_form_holds_everything_but_words(wanted):
+    without = replace(wanted, summary="", about=About())
+    assert recipe_reader.parse(wanted.compact(), where="compact") == without
+
+
+def test_a_type_outside_of_those_allowed_is_an_error():
+    said = failure("io_types: [float32]\ninputs: int8")
+    assert said == "r.yaml:2: inputs is 'int8', expected float32"
 
 
 def test_dumping_names_every_setting():
-    assert list(recipe.load_mapping(Recipe("r").dump(), where="dump")) == list(Recipe.__slots__)
+    assert list(recipe_reader.load_mapping(Recipe("r").dump(), where="dump")) == list(Recipe.__slots__)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from quantcli import recipe
+from quantcli import recipe, recipe_reader
 from quantcli.errors import UsageError
 from quantcli.recipe import Recipe, Step
 from quantcli.settings import with_overrides
@@ -13,7 +13,7 @@ RECIPE = Recipe("r", passes=(Step("simplify"), Step("gptq", {"rows": 5}), Step("
 
 
 def changed(*wanted):
-    return recipe.from_mapping(with_overrides(recipe.to_mapping(RECIPE), wanted), where="r.yaml")
+    return recipe_reader.from_mapping(with_overrides(recipe.to_mapping(RECIPE), wanted), where="r.yaml")
 
 
 def failure(*wanted):

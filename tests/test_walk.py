@@ -61,7 +61,7 @@ def feeds(count=3):
 def walked(model, cuts, samples=None):
     """Walk to the end and return the tensors of the cuts, sample by sample."""
     found = {}
-    with closing(Walk(model, cuts, samples or feeds(), threads=1)) as made:
+    with closing(Walk(model, [[c] for c in cuts], samples or feeds(), threads=1)) as made:
         for index, cut in enumerate(cuts):
             results = spool_all(made.part(index).run(also=[cut]))
             found[cut] = list(results[cut])
@@ -96,40 +96,40 @@ def test_cuts_may_lie_anywhere(cuts):
 
 def test_a_part_yields_what_later_parts_read():
     model, cuts = residual()
-    with closing(Walk(model, cuts, feeds(), threads=1)) as made:
+    with closing(Walk(model, [[c] for c in cuts], feeds(), threads=1)) as made:
         made.finish(0, spool_all(made.part(0).run()))
         assert [set(r) for r in made.part(1).run()] == [{"b", "c"}] * 3
 
 
 def test_a_part_yields_only_what_is_asked_for():
     model, cuts = residual()
-    with closing(Walk(model, cuts, feeds(), threads=1)) as made:
+    with closing(Walk(model, [[c] for c in cuts], feeds(), threads=1)) as made:
         assert [set(r) for r in made.part(0).run(also=["a"], only=True)] == [{"a"}] * 3
 
 
 def test_a_part_may_yield_what_it_was_fed():
     model, cuts = residual()
-    with closing(Walk(model, cuts, feeds(), threads=1)) as made:
+    with closing(Walk(model, [[c] for c in cuts], feeds(), threads=1)) as made:
         found = list(made.part(0).run(also=["x"], only=True))
     assert [r["x"].tolist() for r in found] == [f["x"].tolist() for f in feeds()]
 
 
 def test_a_part_of_which_nothing_is_asked_yields_nothing():
     model, cuts = residual()
-    with closing(Walk(model, cuts, feeds(), threads=1)) as made:
+    with closing(Walk(model, [[c] for c in cuts], feeds(), threads=1)) as made:
         assert list(made.part(0).run(only=True)) == []
 
 
 def test_a_part_can_be_run_again():
     model, cuts = residual()
-    with closing(Walk(model, cuts, feeds(), threads=1)) as made:
+    with closing(Walk(model, [[c] for c in cuts], feeds(), threads=1)) as made:
         first, second = (list(made.part(0).run(also=["a"])) for _ in range(2))
     assert all(np.array_equal(a["a"], b["a"]) for a, b in zip(first, second, strict=True))
 
 
 def test_constants_are_replaced_for_one_run():
     model, cuts = residual()
-    with closing(Walk(model, cuts, feeds(1), threads=1)) as made:
+    with closing(Walk(model, [[c] for c in cuts], feeds(1), threads=1)) as made:
         (changed,) = made.part(0).run(constants={"w": np.zeros((4, 4), np.float32)}, also=["a"])
         (again,) = made.part(0).run(also=["a"])
     assert not changed["a"].any()
@@ -138,14 +138,14 @@ def test_constants_are_replaced_for_one_run():
 
 def test_constants_that_a_part_does_not_read_change_nothing():
     model, cuts = residual()
-    with closing(Walk(model, cuts, feeds(1), threads=1)) as made:
+    with closing(Walk(model, [[c] for c in cuts], feeds(1), threads=1)) as made:
         (found,) = made.part(0).run(constants={"v": np.zeros((4, 4), np.float32)}, also=["a"])
     assert np.array_equal(found["a"], at_once(model, ["a"], feeds(1))["a"][0])
 
 
 def test_what_was_changed_is_what_later_parts_see():
     model, cuts = residual()
-    with closing(Walk(model, cuts, feeds(1), threads=1)) as made:
+    with closing(Walk(model, [[c] for c in cuts], feeds(1), threads=1)) as made:
         graph.set_initializer(model.graph.initializers["w"], -weight(4, 4))
         made.finish(0, spool_all(made.part(0).run()))
         (found,) = made.part(1).run(also=["c"])
@@ -208,7 +208,7 @@ def test_a_cut_ends_its_part():
 
 def test_there_is_one_part_for_each_cut():
     model, cuts = residual()
-    with closing(Walk(model, cuts, feeds(), threads=1)) as made:
+    with closing(Walk(model, [[c] for c in cuts], feeds(), threads=1)) as made:
         assert len(made) == 3
 
 
@@ -220,7 +220,7 @@ def test_dequantized_tensors_are_computed_wherever_they_are_read():
 
 def test_integers_are_kept_in_place_of_what_is_dequantized():
     model, cuts = quantized()
-    with closing(Walk(model, cuts, feeds(1), threads=1)) as made:
+    with closing(Walk(model, [[c] for c in cuts], feeds(1), threads=1)) as made:
         (kept,) = made.part(0).run()
     assert {n: a.dtype for n, a in kept.items()} == {"q": np.uint8, "a": np.float32}
 
@@ -255,7 +255,7 @@ def test_everything_is_released_at_the_end(spools, build):
 
 def test_nothing_is_left_after_the_last_part(spools):
     model, cuts = residual()
-    made = Walk(model, cuts, feeds(), threads=1)
+    made = Walk(model, [[c] for c in cuts], feeds(), threads=1)
     for index in range(len(made)):
         made.finish(index, spool_all(made.part(index).run()))
     assert not any(s.is_open for s in spools)
@@ -263,7 +263,7 @@ def test_nothing_is_left_after_the_last_part(spools):
 
 def test_what_nobody_reads_any_more_is_released(spools):
     model, cuts = residual()
-    with closing(Walk(model, cuts, feeds(), threads=1)) as made:
+    with closing(Walk(model, [[c] for c in cuts], feeds(), threads=1)) as made:
         made.finish(0, spool_all(made.part(0).run()))
         assert set(made._live) == {"mask", "a"}
         made.finish(1, spool_all(made.part(1).run()))
@@ -272,14 +272,14 @@ def test_what_nobody_reads_any_more_is_released(spools):
 
 def test_results_that_no_later_part_reads_are_released(spools):
     model, cuts = residual()
-    with closing(Walk(model, cuts, feeds(), threads=1)) as made:
+    with closing(Walk(model, [[c] for c in cuts], feeds(), threads=1)) as made:
         made.finish(0, spool_all(made.part(0).run(also=["a", "x"])))
         assert len([s for s in spools if s.is_open]) == len(made._live)
 
 
 def test_a_walk_that_is_given_up_releases_everything(spools):
     model, cuts = residual()
-    made = Walk(model, cuts, feeds(), threads=1)
+    made = Walk(model, [[c] for c in cuts], feeds(), threads=1)
     made.finish(0, spool_all(made.part(0).run()))
     made.close()
     assert not any(s.is_open for s in spools)

@@ -16,6 +16,7 @@ from quantcli.cli.lazy import LazyGroup
 
 COMMANDS: Final = {
     "convert": ("quantcli.cli.convert", "Convert a float ONNX model into a verified integer one."),
+    "advise": ("quantcli.cli.advise", "Recommend a mode for a model, with reasons and what it would lose."),
     "modes": ("quantcli.cli.modes", "List the modes, or show the recipe of one."),
 }
 HELP: Final = """Convert float ONNX models into integer ones that are verified before they are written.
@@ -23,6 +24,7 @@ HELP: Final = """Convert float ONNX models into integer ones that are verified b
 \b
 quant convert --mode int8-only                            the bundled sample
 quant convert MODEL --representative-dataset SPEC.yaml    your model
+quant advise MODEL                                        which mode, and why
 """
 
 quant: Final = LazyGroup(

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from quantcli.cli import deferred, options, progress, terminal
-from quantcli.errors import UsageError
+from quantcli.cli import deferred, document, options, progress, terminal
+from quantcli.errors import QuantError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from quantcli.api import Result
     from quantcli.encodings import Json
 
-HELP: Final = """Convert MODEL, a float ONNX model, into an integer one, compare the two, and write the result.
+HELP: Final = """Convert MODEL, a float ONNX model, into an integer or smaller one, compare both, and write the result.
 
 Without MODEL, the bundled sample is converted: a classifier of handwritten digits with its calibration samples.
 
@@ -28,7 +28,7 @@ Writes OUT.onnx, OUT.encodings.json and OUT.report.json, all of them or none.
 Exit codes: 0 verified output written, 1 quality below --min-sqnr, 2 usage,
 3 bad model, data or recipe, 4 impossible in this mode, 70 a bug of ours, 130 interrupted.
 """
-IO_TYPES: Final = click.Choice(("float32", "int8", "uint8"))
+IO_TYPES: Final = click.Choice(("float32", "float16", "int8", "uint8", "int16"))
 FILE: Final = click.Path(path_type=Path)
 
 GROUPS: Final = {
@@ -39,21 +39,27 @@ GROUPS: Final = {
             default="int8-only",
             show_default=True,
             metavar="MODE",
-            shell_complete=options.complete_modes,
-            help="What kind of integer model; 'quant modes' lists them.",
+            shell_complete=options.complete_modes_and_all,
+            help="What kind of integer model; 'quant modes' lists them.  'all' makes every one and compares them.",
         ),
         click.Option(
             ["-o", "--output"],
             type=FILE,
             metavar="OUT.onnx",
-            help="Where to write.  [default: MODEL's name with the mode, in the current folder]",
+            help="Where to write; a folder with --mode all.  [default: MODEL's name with the mode, in this folder]",
         ),
         click.Option(["--input-type"], type=IO_TYPES, help="Type of the inputs.  [default: the mode's]"),
         click.Option(["--output-type"], type=IO_TYPES, help="Type of the outputs.  [default: the mode's]"),
+        click.Option(["--io"], type=IO_TYPES, help="Type of inputs and outputs both."),
         click.Option(
             ["--format"],
             type=click.Choice(("qdq", "integer")),
             help="Float operators between Q and DQ, or integer operators.  [default: the mode's]",
+        ),
+        click.Option(
+            ["--fallback"],
+            type=click.Choice(("float", "refuse")),
+            help="What has no integer form stays float, or is refused with every reason.  [default: the mode's]",
         ),
     ),
     "Calibration data": (
@@ -130,20 +136,59 @@ def _convert(context: click.Context, /, **_: object) -> None:
 
     asked = context.params
     _check(context)
-    chosen = api.Options(**{f.name: asked[f.name] for f in fields(api.Options)})
+    both = asked["io"]
+    types = {side: asked[side] or both for side in ("input_type", "output_type")}
+    chosen = api.Options(**{f.name: asked[f.name] for f in fields(api.Options)} | types)
+    several = _several(asked["model"], asked["representative_dataset"])
+    if asked["mode"] == options.ALL:
+        _check_alone(several)
+    results: Mapping[str, Result | QuantError]
     with progress.watching(quiet=asked["quiet"]) as instruments:
-        result = api.convert(
-            asked["model"],
-            mode=asked["mode"],
-            representative_dataset=asked["representative_dataset"],
-            output=asked["output"],
-            options=chosen,
-            instruments=instruments,
-        )
-    if asked["json"]:
-        _say_json(result)
+        given = {"output": asked["output"], "options": chosen, "instruments": instruments}
+        if asked["mode"] == options.ALL:
+            results = api.convert_all(asked["model"], representative_dataset=asked["representative_dataset"], **given)
+        elif several is not None:
+            results = api.convert_signatures(several, mode=asked["mode"], **given)
+        else:
+            source = asked["representative_dataset"]
+            results = {"": api.convert(asked["model"], mode=asked["mode"], representative_dataset=source, **given)}
+    _say(results, asked)
+
+
+def _say(results: Mapping[str, Result | QuantError], asked: Mapping[str, object]) -> None:
+    """Print what came out: a comparison of all modes, a document, a report for each model, or nothing."""
+    from quantcli.cli import comparison  # noqa: PLC0415 - needed only now
+
+    done = {name: r for name, r in results.items() if not isinstance(r, QuantError)}
+    if asked["mode"] == options.ALL and (asked["json"] or not asked["quiet"]):
+        comparison.show(results, int(str(asked["threads"] or 1)), as_json=bool(asked["json"]))
+    elif asked["json"]:
+        _say_json(done)
     elif not asked["quiet"]:
-        _say_report(result)
+        _say_reports(done)
+
+
+def _check_alone(several: Path | None) -> None:
+    if several is not None:
+        raise UsageError(
+            f"--mode all compares the modes of one model; {several} has several",
+            hint="name one mode for all of them, or give one model with its dataset",
+        )
+
+
+def _several(model: Path | None, dataset: Path | None) -> Path | None:
+    """Return the spec of several models, given as MODEL or, without one, as the dataset."""
+    from quantcli import data  # noqa: PLC0415 - help must not load numpy
+
+    given = model or dataset
+    if given is None or not data.is_signatures(given):
+        return None
+    if model is not None and dataset is not None:
+        raise UsageError(
+            f"{model} names a dataset for each of its models; --representative-dataset has no place beside it",
+            hint="leave --representative-dataset out",
+        )
+    return given
 
 
 def _check(context: click.Context) -> None:
@@ -157,22 +202,22 @@ def _check(context: click.Context) -> None:
         raise UsageError("--keep means nothing without --min-sqnr", hint="add --min-sqnr DB, or leave --keep out")
 
 
-def _say_report(result: Result) -> None:
+def _say_reports(results: Mapping[str, Result]) -> None:
     from quantcli.cli import summary  # noqa: PLC0415 - needed only now
+    from quantcli.cli.sections import Section  # noqa: PLC0415 - needed only now
 
-    terminal.show(summary.of(result))
+    for name, result in results.items():
+        title = [Section("signature", lines=(name,))] if name else []
+        terminal.show([*title, *summary.of(result)])
 
 
-def _say_json(result: Result) -> None:
+def _say_json(results: Mapping[str, Result]) -> None:
     from quantcli import documents  # noqa: PLC0415 - help must not load onnx
 
-    written: Mapping[str, Json] = {}
-    if result.output is not None:
-        encodings, report = documents.sidecars(result.output)
-        written = {"model": str(result.output), "encodings": str(encodings), "report": str(report)}
-    timings: Mapping[str, Json] = dict(result.state.report.timings) if result.state else {}
-    document = {**result.report, "written": dict(written), "seconds": dict(timings)}
-    terminal.say(documents.text(document).rstrip("\n"))
+    said: dict[str, Json] = {name: document.of(result) for name, result in results.items()}
+    alone = results.get("")
+    shown = document.of(alone) if alone is not None else {"signatures": said}
+    terminal.say(documents.text(shown).rstrip("\n"))
 
 
 command: Final = options.GroupedCommand("convert", callback=_convert, text=HELP, groups=GROUPS)

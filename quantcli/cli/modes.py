@@ -11,7 +11,10 @@ from quantcli.cli import options, terminal
 if TYPE_CHECKING:
     from quantcli.recipe import Recipe
 
-HELP: Final = "List the modes: what each makes, whether it needs calibration data, its format and its I/O types."
+HELP: Final = (
+    "List the modes: whether each needs calibration data, its I/O types, what it stores, what computes, and the size "
+    "and speed to expect relative to float on onnxruntime's CPU provider."
+)
 SHOW_HELP: Final = "Print the resolved recipe of mode NAME as YAML; it serves 'quant convert --recipe' as a start."
 
 
@@ -23,13 +26,13 @@ def _list(context: click.Context) -> None:
     from quantcli.cli.sections import Section  # noqa: PLC0415 - needed only now
 
     rows = tuple(_row(modes.resolve(name)) for name in modes.names())
-    header = ("mode", "data", "format", "inputs", "outputs", "summary")
+    header = ("mode", "data", "inputs, outputs", "stores", "computes", "size", "speed")
     terminal.show([Section("modes", rows, header)])
 
 
 def _row(recipe: Recipe) -> tuple[str, ...]:
-    needed = "needed" if recipe.needs_data else "not needed"
-    return recipe.name, needed, recipe.format, recipe.inputs, recipe.outputs, recipe.summary
+    about, needed = recipe.about, "needed" if recipe.needs_data else "-"
+    return recipe.name, needed, ", ".join(recipe.io_types), about.stores, about.computes, about.size, about.speed
 
 
 def _show(name: str) -> None:

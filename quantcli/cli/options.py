@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+
+ALL: Final = "all"  # in the place of a mode: every one
 
 
 class GroupedCommand(click.Command):
@@ -38,6 +40,11 @@ def complete_modes(ctx: click.Context, param: click.Parameter, incomplete: str) 
     package = Path(__file__).resolve().parent.parent
     folder = next((f for f in (package / "configs", package.parent / "configs") if f.is_dir()), package)
     return sorted(p.stem for p in folder.glob("*.yaml") if p.stem.startswith(incomplete))
+
+
+def complete_modes_and_all(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Return the mode names and ``all``, as far as they begin with what was typed."""
+    return [*complete_modes(ctx, param, incomplete), *([ALL] if ALL.startswith(incomplete) else [])]
 
 
 def debug_option() -> click.Option:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from quantcli.cli.iocard import iocard
+from quantcli.cli.quantities import decibels, size
 from quantcli.cli.sections import Section
 from quantcli.cli.terminal import one_line
 from quantcli.report import ABSORBED, FLOAT, FOLDED, INTEGER
@@ -74,12 +74,12 @@ def _written(result: Result, output: Path) -> Section:
 
     encodings, report = documents.sidecars(output)
     files = {"model": output, "encodings": encodings, "report": report}
-    rows = tuple((kind, str(path), _bytes(path.stat().st_size)) for kind, path in files.items())
+    rows = tuple((kind, str(path), size(path.stat().st_size)) for kind, path in files.items())
     sizes = result.report.get("sizes")
     lines: tuple[str, ...] = ()
     if isinstance(sizes, dict):
         before, ratio = sizes["float_bytes"], sizes["ratio"]
-        lines = (f"the model takes {ratio:.1%} of the float model's {_bytes(before)}",)  # type: ignore[arg-type]
+        lines = (f"the model takes {ratio:.1%} of the float model's {size(before)}",)  # type: ignore[arg-type]
     return Section("written", rows, right=frozenset({2}), lines=lines)
 
 
@@ -123,8 +123,13 @@ def _verification(report: Report) -> Section:
         return Section("verification")
     rows = tuple(_quality(name, quality) for name, quality in seen.outputs.items())
     lines = [f"optimized and plain execution differ by {seen.optimized_rms_steps:.2g} steps (rms)"]
+    if report.accuracy is not None:
+        top1 = report.accuracy
+        lines.append(
+            f"top-1 on {top1.samples} labelled samples: {top1.quantized_top1:.2%}, float {top1.float_top1:.2%}"
+        )
     if report.parity_db is not None:
-        lines.append(f"prepared float model against the original: {_decibels(report.parity_db)}")
+        lines.append(f"prepared float model against the original: {decibels(report.parity_db)}")
     header = ("output", "SQNR", "cosine", "max error", "same top-1")
     title = f"verification against the float model on {seen.samples} samples"
     return Section(title, rows, header, frozenset({1, 2, 3, 4}), tuple(lines))
@@ -132,11 +137,7 @@ def _verification(report: Report) -> Section:
 
 def _quality(name: str, quality: OutputQuality) -> tuple[str, ...]:
     agreed = "-" if quality.top1_agreement is None else f"{quality.top1_agreement:.1%}"
-    return name, _decibels(quality.sqnr_db), f"{quality.cosine:.6f}", f"{quality.max_error:.4g}", agreed
-
-
-def _decibels(ratio: float) -> str:
-    return "exact" if ratio == math.inf else f"{ratio:.2f} dB"
+    return name, decibels(quality.sqnr_db), f"{quality.cosine:.6f}", f"{quality.max_error:.4g}", agreed
 
 
 def _slowest(report: Report) -> Section:
@@ -162,11 +163,3 @@ def _first(names: Iterable[str]) -> str:
     known = list(names)
     more = f" and {len(known) - NAMES_SHOWN} more" if len(known) > NAMES_SHOWN else ""
     return ", ".join(known[:NAMES_SHOWN]) + more
-
-
-def _bytes(count: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.2f} GB"

@@ -8,15 +8,21 @@ from __future__ import annotations
 from quantcli.data.dataset import RepresentativeDataset
 from quantcli.data.inputs import Feed, InputSpec
 from quantcli.data.memory import from_arrays, from_callable
-from quantcli.data.opening import open_dataset
+from quantcli.data.opening import open_dataset, open_signature
+from quantcli.data.signatures import Signature, Signatures, is_signatures, read_signatures
 from quantcli.data.synthetic import random_dataset
 
 __all__ = [
     "Feed",
     "InputSpec",
     "RepresentativeDataset",
+    "Signature",
+    "Signatures",
     "from_arrays",
     "from_callable",
+    "is_signatures",
     "open_dataset",
+    "open_signature",
     "random_dataset",
+    "read_signatures",
 ]

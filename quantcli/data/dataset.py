@@ -75,6 +75,7 @@ class RepresentativeDataset:
         selection: Which of them are fed.
         synthetic: Whether the samples are made up.
         warnings: What the user should know.
+        labels: Class index of every sample of the source; empty where there are none.
     """
 
     description: str
@@ -82,6 +83,7 @@ class RepresentativeDataset:
     selection: Selection = Selection()
     synthetic: bool = False
     warnings: tuple[str, ...] = ()
+    labels: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self._indices())
@@ -115,6 +117,10 @@ class RepresentativeDataset:
             return self
         selection = replace(self.selection, takes=(*self.selection.takes, n))
         return replace(self, description=f"{n} samples of {self.description}", selection=selection)
+
+    def classes(self) -> list[int]:
+        """Return the class indices of the selected samples; empty where there are no labels."""
+        return [self.labels[i] for i in self._indices()] if self.labels else []
 
     def _indices(self) -> Sequence[int]:
         return self.selection.of(self.source.count())

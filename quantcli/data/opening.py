@@ -11,12 +11,15 @@ from quantcli.data.dataset import RepresentativeDataset, Selection, Source, requ
 from quantcli.data.feeds import FeedFiles
 from quantcli.data.files import matching
 from quantcli.data.inputs import InputSpec, require_names, require_numbers
-from quantcli.data.spec import Feeds, ImagesInput, Inputs, NpzInput, as_stored, read_spec
+from quantcli.data.labels import read_labels
+from quantcli.data.spec import DatasetSpec, Feeds, ImagesInput, Inputs, NpzInput, as_stored, read_spec
 from quantcli.errors import DatasetError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
+
+    from quantcli.data.signatures import Signature
 
 
 def open_dataset(path: Path, inputs: Sequence[InputSpec], *, samples: int | None = None) -> RepresentativeDataset:
@@ -32,15 +35,14 @@ def open_dataset(path: Path, inputs: Sequence[InputSpec], *, samples: int | None
         DatasetError: The path or the spec is wrong, or does not fit the inputs.
     """
     require_numbers(inputs)
+    name = path.name or str(path)
     if path.is_dir():
-        source, selection = _folder(path, inputs), Selection()
+        dataset = RepresentativeDataset(name, _folder(path, inputs))
     elif path.suffix.lower() == ".npz":
-        source, selection = _npz_file(path, inputs), Selection()
+        dataset = RepresentativeDataset(name, _npz_file(path, inputs))
     else:
-        source, selection = _spec(path, inputs)
-    if samples is not None:
-        selection = replace(selection, samples=require_positive(samples, "samples"))
-    return RepresentativeDataset(path.name or str(path), source, selection)
+        dataset = _described(name, read_spec(path), path.parent, inputs)
+    return _limited(dataset, samples)
 
 
 def _folder(path: Path, inputs: Sequence[InputSpec]) -> Source:
@@ -55,13 +57,31 @@ def _npz_file(path: Path, inputs: Sequence[InputSpec]) -> Source:
     return side_by_side([npz_column(spec, path, as_stored(str(path))) for spec in inputs], str(path))
 
 
-def _spec(path: Path, inputs: Sequence[InputSpec]) -> tuple[Source, Selection]:
-    spec = read_spec(path)
-    selection = Selection(spec.samples, spec.seed)
+def open_signature(
+    signature: Signature, inputs: Sequence[InputSpec], *, samples: int | None = None
+) -> RepresentativeDataset:
+    """Open the dataset of one signature; as ``open_dataset``."""
+    if isinstance(signature.dataset, DatasetSpec):
+        require_numbers(inputs)
+        return _limited(_described(signature.name, signature.dataset, signature.folder, inputs), samples)
+    if signature.dataset is None:
+        raise DatasetError(f"signature {signature.name!r} has no dataset", hint="Write `dataset:` or `inputs:`.")
+    return open_dataset(signature.dataset, inputs, samples=samples)
+
+
+def _limited(dataset: RepresentativeDataset, samples: int | None) -> RepresentativeDataset:
+    if samples is None:
+        return dataset
+    return replace(dataset, selection=replace(dataset.selection, samples=require_positive(samples, "samples")))
+
+
+def _described(name: str, spec: DatasetSpec, folder: Path, inputs: Sequence[InputSpec]) -> RepresentativeDataset:
     if isinstance(spec.content, Feeds):
-        paths = matching(spec.content.pattern, path.parent, spec.content.where)
-        return FeedFiles(paths, tuple(inputs)), selection
-    return _inputs(spec.content, path.parent, inputs), selection
+        source: Source = FeedFiles(matching(spec.content.pattern, folder, spec.content.where), tuple(inputs))
+    else:
+        source = _inputs(spec.content, folder, inputs)
+    labels = read_labels(spec.labels, folder, source.count()) if spec.labels is not None else ()
+    return RepresentativeDataset(name, source, Selection(spec.samples, spec.seed), labels=labels)
 
 
 def _inputs(content: Inputs, folder: Path, inputs: Iterable[InputSpec]) -> Source:

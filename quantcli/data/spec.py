@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-_TOP_KEYS = ("samples", "seed", "inputs", "feeds")
+_TOP_KEYS = ("samples", "seed", "inputs", "feeds", "labels")
+_LABELS_KEYS = ("npz", "array")
 _FORMULA_KEYS = ("scale", "mean", "std")
 _IMAGES_KEYS = ("images", "color", "resize", "layout", *_FORMULA_KEYS)
 _NPZ_KEYS = ("npz", "array", "dtype", "from_layout", "layout", *_FORMULA_KEYS)
@@ -96,6 +97,21 @@ class Feeds:
 
 
 @dataclass(frozen=True, slots=True)
+class Labels:
+    """The class index of each sample, in a stored array.
+
+    Attributes:
+        where: File and line of the spec.
+        file: Relative to the spec.
+        array: The key in the file.
+    """
+
+    where: str
+    file: str
+    array: str
+
+
+@dataclass(frozen=True, slots=True)
 class DatasetSpec:
     """A whole spec.
 
@@ -103,11 +119,13 @@ class DatasetSpec:
         samples: At most this many; None for all.
         seed: Drawn at random with this seed; None for the first ones.
         content: Where the samples are.
+        labels: Where their classes are; None where they have none.
     """
 
     samples: int | None
     seed: int | None
     content: Inputs | Feeds
+    labels: Labels | None = None
 
 
 def read_spec(path: Path) -> DatasetSpec:
@@ -116,13 +134,29 @@ def read_spec(path: Path) -> DatasetSpec:
     Raises:
         DatasetError: The file cannot be read, or says something that has no meaning.
     """
-    top = read_yaml(path)
-    entries = top.record(_TOP_KEYS)
+    return dataset_of(read_yaml(path))
+
+
+def dataset_of(top: Entry, more: tuple[str, ...] = ()) -> DatasetSpec:
+    """Return the dataset that an entry describes; it may have ``more`` keys."""
+    entries = top.record((*_TOP_KEYS, *more))
     samples = entries["samples"].whole(1) if "samples" in entries else None
     seed = entries["seed"].whole(0) if "seed" in entries else None
     kind = _only_one(entries, ("inputs", "feeds"), top)
     content = _inputs(entries[kind]) if kind == "inputs" else Feeds(entries[kind].where, entries[kind].text())
-    return DatasetSpec(samples, seed, content)
+    labels = _labels(entries["labels"]) if "labels" in entries else None
+    return DatasetSpec(samples, seed, content, labels)
+
+
+def _labels(entry: Entry) -> Labels:
+    entries = entry.record(_LABELS_KEYS)
+    if "npz" not in entries:
+        raise DatasetError(
+            f"{entry.where}: labels has no 'npz', expected an .npz file with a class index for each sample",
+            hint="Write `labels: {npz: FILE, array: NAME}`.",
+        )
+    array = entries["array"].text() if "array" in entries else "labels"
+    return Labels(entry.where, entries["npz"].text(), array)
 
 
 def _only_one(entries: Mapping[str, Entry], kinds: tuple[str, str], parent: Entry) -> str:

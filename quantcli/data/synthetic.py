@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -14,10 +14,12 @@ from quantcli.errors import DatasetError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-_FREE_SIZE = 8  # of a free dimension other than the batch
+FREE_SIZE: Final = 8  # of a free dimension other than the batch
 
 
-def random_dataset(inputs: Sequence[InputSpec], count: int, *, seed: int = 0) -> RepresentativeDataset:
+def random_dataset(
+    inputs: Sequence[InputSpec], count: int, *, seed: int = 0, free_size: int = FREE_SIZE
+) -> RepresentativeDataset:
     """Return ``count`` random samples, the same ones for the same seed.
 
     Floats are standard normal, integers 0 or 1, which are valid indices nearly everywhere.
@@ -27,7 +29,7 @@ def random_dataset(inputs: Sequence[InputSpec], count: int, *, seed: int = 0) ->
     """
     require_positive(count, "random data")
     require_numbers(inputs)
-    shapes = _shapes(inputs)
+    shapes = _shapes(inputs, free_size)
 
     def samples() -> Iterator[Feed]:
         rng = np.random.default_rng(seed)
@@ -38,19 +40,20 @@ def random_dataset(inputs: Sequence[InputSpec], count: int, *, seed: int = 0) ->
     return RepresentativeDataset(f"random data ({count} samples)", source, synthetic=True)
 
 
-def _shapes(inputs: Sequence[InputSpec]) -> dict[str, tuple[int, ...]]:
+def _shapes(inputs: Sequence[InputSpec], free_size: int) -> dict[str, tuple[int, ...]]:
     batches = {spec.shape[0] for spec in inputs if spec.shape}  # a symbol that is a batch somewhere is 1 everywhere
-    return {spec.name: _shape(spec, {size for size in batches if isinstance(size, str) and size}) for spec in inputs}
+    symbols = {size for size in batches if isinstance(size, str) and size}
+    return {spec.name: _shape(spec, symbols, free_size) for spec in inputs}
 
 
-def _shape(spec: InputSpec, batches: set[str]) -> tuple[int, ...]:
+def _shape(spec: InputSpec, batches: set[str], free_size: int) -> tuple[int, ...]:
     if spec.shape is None:
         raise DatasetError(
             f"input {spec.name!r} has no rank, expected a shape to make random data for",
             hint="Give a dataset, or write the shape into the model.",
         )
     return tuple(
-        size if isinstance(size, int) else 1 if axis == 0 or size in batches else _FREE_SIZE
+        size if isinstance(size, int) else 1 if axis == 0 or size in batches else free_size
         for axis, size in enumerate(spec.shape)
     )
 

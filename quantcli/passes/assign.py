@@ -11,7 +11,8 @@ from quantcli import affine, graph, planner, runtime
 from quantcli.calibrators.minmax import MinMax
 from quantcli.encodings import Encodings
 from quantcli.ledger import ledger_of, refuse_floats
-from quantcli.quant import NOTHING_SEEN, PerAxis, QuantParams, TensorStats
+from quantcli.quant import PerAxis, QuantParams
+from quantcli.ranges import clamps_of, clipped, stats_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 _UNSEEN: Final = "never calibrated: tensor {!r} took no finite value on the representative dataset"
 _BIAS_STEPS: Final = 1 << 16  # resolution of a bias whose layer reads nothing but zeros
-MIXED_RANGES: Final = 10.0  # a join whose operands differ by more loses the small one's resolution
+MIXED_RANGES: Final = 10.0  # a join of 8 bits whose operands differ by more loses the small one's resolution
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +41,12 @@ class Assign:
         del tick
         state = _without_unseen(state)
         values = graph.named_values(state.model.graph)
-        stats = {n: _stats(n, values, state) for n in state.plan.activations}
+        stats = {n: stats_of(n, values, state) for n in state.plan.activations}
         ranges = {n: self.calibrator.range(stats[n], spec) for n, spec in state.plan.activations.items()}
         tensors = _activation_params(state.plan, ranges)
         tensors |= _silent_inputs(state.plan, values, ranges, tensors)
-        weights, warnings = _weight_params(state.plan, values, tensors)
+        guarded = not (state.recipe.form == "wide" and state.recipe.format == "integer")  # there biases have 64 bits
+        weights, warnings = _weight_params(state.plan, values, tensors, guarded=guarded)
         report = replace(state.report, ranges=ranges)
         mixed = tuple(_mixed(state, ranges))
         return replace(state, encodings=Encodings(tensors, weights), report=report).noted(warnings=(*warnings, *mixed))
@@ -58,12 +60,14 @@ def _without_unseen(state: State) -> State:
         fresh = {}
         for unit in state.plan.units:
             for tensor in (*(t for _, t in unit.inputs), *(unit.outputs or (unit.output,))):
-                if tensor in state.plan.activations and not _stats(tensor, values, state).count:
+                if tensor in state.plan.activations and not stats_of(tensor, values, state).count:
                     fresh[unit.node] = _UNSEEN.format(tensor)
         if not fresh:
             return state
         kept |= fresh
         plan = planner.make_plan(state.model, runtime.describe(state.model), state.recipe, kept)
+        kept_grids = {n: grid for n, grid in state.plan.fixed.items() if n in plan.activations}
+        plan = replace(plan, fixed={**plan.fixed, **kept_grids})
         state = replace(state, plan=plan).entered(ledger_of(state.model, plan)).noted(warnings=tuple(fresh.values()))
         refuse_floats(state)
 
@@ -72,26 +76,18 @@ def _names(state: State) -> set[str]:
     return {graph.node_name(n) for n in state.model.graph}
 
 
-def _stats(name: str, values: Mapping[str, ir.Value], state: State) -> TensorStats:
-    array = graph.constant(values[name]) if graph.is_constant(values[name]) else None
-    if array is None:
-        return state.stats.get(name, NOTHING_SEEN)
-    finite = array[np.isfinite(array)]
-    return TensorStats(finite.size, float(finite.min()), float(finite.max())) if finite.size else NOTHING_SEEN
-
-
 def _activation_params(plan: Plan, ranges: Mapping[str, tuple[float, float]]) -> dict[str, QuantParams]:
     chosen: dict[str, QuantParams] = {}
-    clamps = {**plan.useful, **{u.output: u.clamp for u in plan.units if u.clamp is not None}}
+    clamps = clamps_of(plan)
     alone = [frozenset({n}) for n in plan.activations if not any(n in g for g in plan.groups)]
     for group in (*plan.groups, *alone):
         spec = plan.activations[next(iter(group))]
         fixed = next((plan.fixed[n] for n in sorted(group) if n in plan.fixed), None)
         if fixed is not None:
-            params = affine.exact_grid(*fixed)
+            params = affine.exact_grid(*fixed, spec)
         else:
-            clipped = [_clipped(ranges[n], clamps.get(n)) for n in group]
-            params = affine.choose_params(min(low for low, _ in clipped), max(high for _, high in clipped), spec)
+            cut = [clipped(ranges[n], clamps.get(n)) for n in group]
+            params = affine.choose_params(min(low for low, _ in cut), max(high for _, high in cut), spec)
         chosen.update(dict.fromkeys(group, params))
     return chosen
 
@@ -112,22 +108,19 @@ def _silent_inputs(
             continue
         steps = np.abs(bias).max() / _BIAS_STEPS / (np.abs(weight).max() / 127)
         wanted = float(min(steps, finer[name].scale if name in finer else tensors[name].scale))
-        finer[name] = affine.choose_params(0.0, wanted * 255, plan.activations[name])
+        spec = plan.activations[name]
+        finer[name] = affine.choose_params(0.0, wanted * (spec.qmax if spec.symmetric else spec.qmax - spec.qmin), spec)
     return finer
 
 
-def _clipped(found: tuple[float, float], clamp: tuple[float, float] | None) -> tuple[float, float]:
-    return found if clamp is None else (max(found[0], clamp[0]), min(found[1], clamp[1]))
-
-
 def _weight_params(
-    plan: Plan, values: Mapping[str, ir.Value], tensors: Mapping[str, QuantParams]
+    plan: Plan, values: Mapping[str, ir.Value], tensors: Mapping[str, QuantParams], *, guarded: bool
 ) -> tuple[dict[tuple[str, int], QuantParams], tuple[str, ...]]:
     chosen: dict[tuple[str, int], QuantParams] = {}
     warnings: list[str] = []
     for unit in plan.linear_units():
         weight = graph.real_constant(values[unit.weight or ""])
-        bias = graph.constant(values[unit.bias]) if unit.bias else None
+        bias = graph.constant(values[unit.bias]) if unit.bias and guarded else None
         if weight is None:
             continue
         spec = plan.weights[unit.node]
@@ -177,7 +170,8 @@ def _mixed(state: State, ranges: Mapping[str, tuple[float, float]]) -> list[str]
             continue
         spans = {t: max(abs(ranges[t][0]), abs(ranges[t][1])) for _, t in unit.inputs}
         low, high = min(spans, key=spans.__getitem__), max(spans, key=spans.__getitem__)
-        if 0 < spans[low] * MIXED_RANGES < spans[high]:
+        most = MIXED_RANGES * 2.0 ** (state.plan.activations[unit.output].dtype.bits - 8)
+        if 0 < spans[low] * most < spans[high]:
             found.append(
                 f"{unit.node!r} joins {low!r} (up to {spans[low]:g}) and {high!r} (up to {spans[high]:g}) under one "
                 f"scale, a ratio of {spans[high] / spans[low]:.0f}; keep it float with --float {unit.node!r}"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Final
 
+import numpy as np
+
 from quantcli import graph, runtime
 from quantcli.errors import InternalError
 from quantcli.metrics import Comparison
@@ -12,7 +14,6 @@ from quantcli.metrics import Comparison
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    import numpy as np
     import numpy.typing as npt
     import onnx_ir as ir
 
@@ -68,7 +69,12 @@ def _common(original: ir.Model, prepared: ir.Model) -> list[str]:
 
 
 def _added(sums: Mapping[str, Comparison], expected: Arrays, found: Arrays) -> dict[str, Comparison]:
-    return {n: c.add(expected[n], found[n]) if expected[n].dtype.kind == "f" else c for n, c in sums.items()}
+    return {n: c.add(expected[n], found[n]) if _is_real(expected[n]) else c for n, c in sums.items()}
+
+
+def _is_real(value: object) -> bool:
+    """Tell whether a result is a tensor of real numbers; there are sequences too."""
+    return isinstance(value, np.ndarray) and value.dtype.kind == "f"
 
 
 def _refuse(sums: Mapping[str, Comparison], model: ir.Model, what: str) -> None:

@@ -166,7 +166,8 @@ def _coarse(state: State, qualities: Mapping[str, OutputQuality]) -> list[str]:
         low, high = state.report.ranges.get(name, (0.0, 0.0))
         if params is not None:
             found.append(
-                f"output {name!r}: 8 bits are coarse for it (step {float(params.scale):g} over {low:g}..{high:g}, "
+                f"output {name!r}: {params.spec.dtype.bits} bits are coarse for it "
+                f"(step {float(params.scale):g} over {low:g}..{high:g}, "
                 f"{quality.sqnr_db:.1f} dB); --output-type float32 with --float tensor:{name} keeps it exact"
             )
         else:

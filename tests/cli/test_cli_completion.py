@@ -21,7 +21,7 @@ def test_the_script_is_produced():
 
 
 def test_commands_complete():
-    assert complete("bash_complete").split() == ["plain,convert", "plain,modes"]
+    assert complete("bash_complete").split() == ["plain,convert", "plain,advise", "plain,modes"]
 
 
 def test_options_complete():
@@ -30,4 +30,4 @@ def test_options_complete():
 
 def test_mode_completes_from_the_folder_of_modes():
     shown = complete("bash_complete", "quant convert --mode ", 3).split()
-    assert shown == [f"plain,{name}" for name in modes.names()]
+    assert shown == [f"plain,{name}" for name in (*modes.names(), "all")]

@@ -30,7 +30,14 @@ def probe(*arguments: str) -> dict:
 
 @pytest.mark.parametrize(
     "arguments",
-    [("--help",), ("--version",), ("convert", "--help"), ("modes", "--help"), ("modes", "show", "--help")],
+    [
+        ("--help",),
+        ("--version",),
+        ("convert", "--help"),
+        ("advise", "--help"),
+        ("modes", "--help"),
+        ("modes", "show", "--help"),
+    ],
     ids=" ".join,
 )
 def test_help_loads_nothing_heavy(arguments):

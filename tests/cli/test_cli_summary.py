@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from quantcli.api import Result
-from quantcli.cli import summary
+from quantcli.cli import quantities, summary
 from quantcli.report import FLOAT, Entry, OutputQuality, Report, Verification
 
 
@@ -50,7 +50,7 @@ def test_quality_of_an_output(quality, cells):
     ("count", "said"), [(0, "0 B"), (999, "999 B"), (44_950, "45.0 kB"), (2_500_000, "2.5 MB"), (3e9, "3.00 GB")]
 )
 def test_sizes_are_short(count, said):
-    assert summary._bytes(count) == said
+    assert quantities.size(count) == said
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,165 @@
+"""One model to convert: where it is, where its result goes, what it is calibrated on; and the state to begin with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from quantcli import accuracy, documents, files, runtime
+from quantcli.data import (
+    Feed,
+    InputSpec,
+    RepresentativeDataset,
+    Signature,
+    from_arrays,
+    from_callable,
+    open_dataset,
+    open_signature,
+    random_dataset,
+)
+from quantcli.errors import ModelError, UsageError
+from quantcli.state import State
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from quantcli.options import Options
+    from quantcli.recipe import Recipe
+
+Sample = Feed | Sequence[np.ndarray]
+DataSource = str | Path | Signature | RepresentativeDataset | Callable[[], Iterable[Sample]] | Sequence[Feed]
+TRIAL_SAMPLES: Final = 3
+TRIAL_SIZES: Final = (8, 1, 32, 64, 128, 224)  # of free dimensions; the first one that the model runs with
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One model of a conversion.
+
+    Attributes:
+        model: The float model.
+        target: Where the quantized one goes.
+        source: Samples for calibration.
+        signature: Its name among several models that are converted together.
+    """
+
+    model: Path
+    target: Path
+    source: DataSource | None = None
+    signature: str = ""
+
+
+def check_data_asked(recipe: Recipe, source: DataSource | None, asked: Options) -> None:
+    """Raise where a mode needs samples and none are given, or where two kinds are."""
+    if recipe.needs_data and source is None and asked.random_data is None and not asked.dry_run:
+        raise UsageError(
+            f"mode {recipe.name!r} needs calibration data",
+            hint="give --representative-dataset SPEC (YAML spec, .npz or folder); --random-data N only for trials",
+        )
+    if source is not None and asked.random_data is not None:
+        raise UsageError("--representative-dataset and --random-data exclude each other", hint="give one of them")
+
+
+def loaded(job: Job, asked: Options, others: Iterable[Path] = ()) -> ir.Model:
+    """Load the model of a job, after checking that its results may be written, and what goes to ``others``.
+
+    Raises:
+        UsageError: A result would replace an input.
+        ModelError: The model cannot be loaded.
+    """
+    files.check_exists(job.model)
+    targets = () if asked.dry_run else (job.target, *others)
+    for target in targets:
+        _check_places(target, (job.model, asked.recipe, job.source))
+    original = files.load_model(job.model)
+    for target in targets:
+        _check_places(target, files.external_files(original, job.model))
+    return original
+
+
+def begun(job: Job, original: ir.Model, recipe: Recipe, asked: Options) -> State:
+    """Return the state that the passes begin with: the model runs in the runtime, its data is checked."""
+    return begun_all(job, original, {"": recipe}, asked)[""]
+
+
+def begun_all(job: Job, original: ir.Model, recipes: Mapping[str, Recipe], asked: Options) -> dict[str, State]:
+    """Return the states of several recipes for one model: it is loaded once, its data is opened and checked once."""
+    threads = asked.threads or runtime.usable_threads()
+    try:
+        session = runtime.load(original, threads=threads)
+    except ModelError as error:
+        raise ModelError(f"{job.model}: {error.message}", hint=error.hint) from error
+    states = {n: State(original=original, model=original, recipe=r, threads=threads) for n, r in recipes.items()}
+    if job.source is None and asked.random_data is None:
+        bare = {n for n, r in recipes.items() if r.needs_data or asked.dry_run}
+        trial = None if len(bare) == len(states) else trial_data(session, job.model)
+        return {n: s if n in bare or trial is None else _on_trial(s, trial) for n, s in states.items()}
+    data = _opened(job.source, input_specs(session, job.model), asked)
+    data.check()
+    accuracy.check_labels(session, data)
+    return {n: _with_data(s, data) for n, s in states.items()}
+
+
+def _with_data(state: State, data: RepresentativeDataset) -> State:
+    random = data.synthetic and state.recipe.needs_data
+    stamped = (f"calibrated on random data ({len(data)} samples): accuracy means nothing",) if random else ()
+    return replace(state, data=data).noted(warnings=(*data.warnings, *stamped))
+
+
+def _on_trial(state: State, data: RepresentativeDataset) -> State:
+    note = f"verified on {TRIAL_SAMPLES} random samples: no data given; --representative-dataset gives real ones"
+    return replace(state, data=data).noted(notes=(note,))
+
+
+def input_specs(session: runtime.Session, path: Path) -> list[InputSpec]:
+    """Return name, type and shape of every input that has to be fed."""
+    specs = []
+    for info in session.inputs:
+        if info.dtype is None:
+            raise ModelError(f"{path}: input {info.name!r} is not a tensor; sequences and maps cannot be fed")
+        specs.append(InputSpec(info.name, np.dtype(info.dtype), info.shape))
+    return specs
+
+
+def _check_places(target: Path, inputs: Iterable[object]) -> None:
+    named = tuple(Path(i) for i in inputs if isinstance(i, str | Path))
+    files.check_output(target, named)
+    for place in documents.sidecars(target):
+        files.check_output(place, named)
+
+
+def trial_data(session: runtime.Session, path: Path) -> RepresentativeDataset:
+    """Return a few random samples to verify modes on that need no data: the first shapes that the model takes."""
+    specs = input_specs(session, path)
+    failure: ModelError | None = None
+    for size in TRIAL_SIZES:
+        data = random_dataset(specs, TRIAL_SAMPLES, free_size=size)
+        try:
+            session.run(next(iter(data)))
+        except ModelError as error:
+            failure = failure or error
+            continue
+        return data
+    raise ModelError(
+        f"{path}: the float model runs on none of the random samples tried, so nothing can be verified: "
+        f"{failure.message if failure else ''}",
+        hint="give --representative-dataset with at least one sample that the model takes",
+    )
+
+
+def _opened(source: DataSource | None, specs: list[InputSpec], asked: Options) -> RepresentativeDataset:
+    if source is None:
+        return random_dataset(specs, asked.random_data or 1)
+    if isinstance(source, RepresentativeDataset):
+        return source.take(asked.samples) if asked.samples else source
+    if isinstance(source, Signature):
+        return open_signature(source, specs, samples=asked.samples)
+    if isinstance(source, str | Path):
+        return open_dataset(Path(source), specs, samples=asked.samples)
+    if callable(source):
+        return from_callable(source, specs, samples=asked.samples)
+    return from_arrays(source, specs, samples=asked.samples)
