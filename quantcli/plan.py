@@ -73,6 +73,7 @@ class StoredWeight:
         uses: Its readers in the main graph; bodies of If, Loop and Scan always read the folded form.
         scope: Which graph holds it, counted as ``graph.all_graphs`` yields them; 0 is the main graph.
         twin: Name of the stored weight whose transpose it is; then nothing is stored for it.
+        kernels: Whether it holds the kernels of convolutions, (C_out, C_in / group, *taps).
     """
 
     name: str
@@ -80,6 +81,7 @@ class StoredWeight:
     uses: tuple[StoredUse, ...] = ()
     scope: int = 0
     twin: str = ""
+    kernels: bool = False
 
 
 @dataclass(frozen=True, slots=True)

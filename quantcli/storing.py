@@ -119,7 +119,8 @@ def _stored(scope: int, value: ir.Value, readers: _Readers, infos: Infos, wish: 
         _use(node, index, form if own == spec else (FOLDED, _unlike(form)), readers)
         for (node, index), form, own in zip(readers.readings, forms, specs, strict=True)
     ]
-    return StoredWeight(graph.name_of(value), spec, tuple(uses), scope)
+    kernels = all(graph.is_onnx(node, "Conv") for node, _ in readers.readings)
+    return StoredWeight(graph.name_of(value), spec, tuple(uses), scope, kernels=kernels)
 
 
 def _form(node: ir.Node, index: int, readers: _Readers, infos: Infos, wish: Wish) -> tuple[str, str]:

@@ -76,7 +76,10 @@ def check_computes(made, rounding: float = 0.02) -> None:
 
 
 def check_half_steps(made) -> None:
-    """Check that every stored weight is within half a step, unless it saturates because its block was cut off."""
+    """Check that every stored weight is within half a step, unless it saturates because its block was cut off.
+
+    Kernels of convolutions are balanced: a value may have moved for the sum of its kernel, and of its channel.
+    """
     names = {e["name"]: e["output_dtype"] for e in made.result.encodings["encodings"]}
     for tensor in made.prepared.graph.initializer:
         if tensor.name not in names:
@@ -85,7 +88,8 @@ def check_half_steps(made) -> None:
         dtype = dtypes.BY_NAME[names[tensor.name]]
         error = np.abs(dequantized(made, tensor.name) - numpy_helper.to_array(tensor))
         inside = (integers > dtype.qmin + 1) & (integers < dtype.qmax)
-        assert np.all((error <= 0.5001 * step) | ~inside)
+        most = 1.5001 if error.ndim > 2 and error[0, 0].size > 1 and step.size == len(step) > 1 else 0.5001
+        assert np.all((error <= most * step) | ~inside)
         assert inside.mean() > 0.7
 
 

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
     from quantcli.dtypes import DType
     from quantcli.plan import StoredWeight
-    from quantcli.quant import QuantParams, QuantSpec
+    from quantcli.quant import QuantParams
     from quantcli.writer import Attribute
 
-    Choose = Callable[[npt.NDArray[np.floating], QuantSpec], QuantParams]
+    Round = Callable[[npt.NDArray[np.floating], StoredWeight], tuple[npt.NDArray[np.integer], QuantParams]]
 
 T = TypeVar("T", bound=np.generic)
 
@@ -31,10 +31,10 @@ T = TypeVar("T", bound=np.generic)
 class WeightWriter:
     """An editor of one model, with the integers of each stored weight. What it makes has short names: bytes count."""
 
-    def __init__(self, model: ir.Model, choose: Choose) -> None:
+    def __init__(self, model: ir.Model, rounded: Round) -> None:
         self.model = model
         self.params: dict[str, QuantParams] = {}
-        self._choose = choose
+        self._rounded = rounded
         self._graphs = list(graph.all_graphs(model))
         self._names = graph.Names(model)
         self._made = 0
@@ -87,9 +87,9 @@ class WeightWriter:
         real = graph.real_constant(old)
         if real is None:
             raise ValueError(f"{weight.name!r} is no constant")
-        params = self._choose(real, weight.spec)
+        integers, params = self._rounded(real, weight)
         name = weight.name if weight.name not in self.params else self.short_name()
-        value = _initializer(name, affine.quantize(real, params), params.spec.dtype)
+        value = _initializer(name, integers, params.spec.dtype)
         home.register_initializer(value)
         self.params[name] = self._params[weight] = params
         self._stored.setdefault(name, value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -10,15 +11,20 @@ from typing import TYPE_CHECKING, ClassVar, Final
 from onnx_ir.passes import common as ir_passes
 
 from quantcli import affine, graph
+from quantcli.balance import balanced
 from quantcli.lowering import blocked, dynamic
 from quantcli.lowering.stored import WeightWriter
+from quantcli.quant import PerAxis
 from quantcli.state import Quantized
 from quantcli.storage import BLOCKED, DYNAMIC, FOLDED, RECURRENT
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     import onnx_ir as ir
 
     from quantcli.plan import StoredWeight
+    from quantcli.quant import QuantParams
     from quantcli.state import State, Tick
 
 Form = Callable[[WeightWriter, "ir.Node", Mapping[int, "StoredWeight"]], None]
@@ -38,10 +44,12 @@ class EmitWeights:
     Attributes:
         search: Whether scales are searched for the smallest error of products, instead of taken from the extremes.
         mean: Mean squared over variance of what the weights are multiplied with, as assumed by the search.
+        balance: Whether kernels of convolutions are rounded so that they keep their sums.
     """
 
     search: bool = False
     mean: float = 0.0
+    balance: bool = False
     needs: ClassVar[frozenset[str]] = frozenset({"plan"})
     gives: ClassVar[frozenset[str]] = frozenset({"quantized"})
 
@@ -49,8 +57,7 @@ class EmitWeights:
         """Write the model."""
         model = state.model.clone()
         nodes = {graph.node_name(n): n for n in model.graph}
-        searched = partial(affine.searched_params, mean=self.mean)
-        writer = WeightWriter(model, searched if self.search else affine.weight_params)
+        writer = WeightWriter(model, self._rounded)
         by_node = _by_node(state.plan.stored)
         for done, weight in enumerate(state.plan.stored, 1):
             integers = writer.replace(weight)
@@ -64,6 +71,16 @@ class EmitWeights:
         present = {name for part in graph.all_graphs(model) for name in part.initializers}
         params = {name: found for name, found in writer.params.items() if name in present}
         return replace(state, quantized=Quantized(model=model, params=params))
+
+    def _rounded(
+        self, real: npt.NDArray[np.floating], weight: StoredWeight
+    ) -> tuple[npt.NDArray[np.integer], QuantParams]:
+        kernels = weight.kernels and weight.spec.granularity == PerAxis(0) and math.prod(real.shape[2:]) > 1
+        balancing = self.balance and kernels
+        mean = 0.0 if balancing and real.shape[1] > 1 else self.mean  # of a lone kernel the scale decides the sum
+        searched = partial(affine.searched_params, mean=mean)
+        params = (searched if self.search else affine.weight_params)(real, weight.spec)
+        return (balanced if balancing else affine.quantize)(real, params), params
 
 
 def _by_node(stored: tuple[StoredWeight, ...]) -> dict[str, tuple[str, dict[int, StoredWeight]]]:
