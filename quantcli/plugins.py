@@ -27,6 +27,7 @@ PASSES: Final = {
     "check_parity": "quantcli.passes.check_parity:CheckParity",
     "check_operators": "quantcli.passes.check_operators:CheckOperators",
     "equalize": "quantcli.passes.equalize:Equalize",
+    "expand_prelu": "quantcli.passes.expand_prelu:ExpandPrelu",
     "make_plan": "quantcli.passes.make_plan:MakePlan",
     "calibrate": "quantcli.passes.calibrate:Calibrate",
     "assign": "quantcli.passes.assign:Assign",
