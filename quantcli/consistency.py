@@ -1,4 +1,7 @@
-"""Checks an emitted graph against its encodings: an integer tensor is written and read on one grid."""
+"""Checks an emitted graph against its encodings: an integer tensor is written and read on one grid.
+
+And its final weights and biases against what the operators that were chosen for them can sum exactly.
+"""
 
 from __future__ import annotations
 
@@ -40,8 +43,10 @@ def check_consistency(quantized: Quantized, plan: Plan, encodings: Encodings) ->
     """Raise for the first operand whose scale or zero point in the graph is not that of its encoding.
 
     Raises:
-        InternalError: With the tensor and the operator.
+        InternalError: With the tensor and the operator; or with a linear operator whose weights have grown beyond what
+            it was written for.
     """
+    _check_bounds(quantized, plan)
     known = _known(quantized, plan, encodings)
     for node in [n for n in quantized.model.graph if n.name not in quantized.arithmetic]:
         for value, scale, zero in _uses(node):
@@ -54,6 +59,25 @@ def check_consistency(quantized: Quantized, plan: Plan, encodings: Encodings) ->
                 raise InternalError(
                     f"operator {node.name!r} ({node.op_type}) uses tensor {name!r} at scale {found[0]}, zero point "
                     f"{found[1]}; its encoding says {params.scale}, {params.zero_point}"
+                )
+
+
+def _check_bounds(quantized: Quantized, plan: Plan) -> None:
+    initializers = quantized.model.graph.initializers
+    for unit in [u for u in plan.linear_units() if u.node in quantized.bounds]:
+        weight, bias = (graph.constant(initializers[n[unit.node]]) for n in (quantized.weights, quantized.biases))
+        if weight is None or bias is None:
+            raise InternalError(f"the weight or the bias of {unit.node!r} is no constant")
+        rows = np.moveaxis(weight.astype(np.int64) - (128 if weight.dtype == np.uint8 else 0), unit.axis, 0)
+        sums = np.abs(rows).reshape(len(rows), -1).sum(axis=1)
+        totals = 32768 * sums + np.abs(bias.astype(np.int64))
+        for what, found, most in zip(
+            ("sum of |w|", "sum of |x w| + |b|"), (sums, totals), quantized.bounds[unit.node], strict=True
+        ):
+            if int(found.max(initial=0)) > most:
+                raise InternalError(
+                    f"linear operator {unit.node!r}: a channel's {what} may be {int(found.max())}; the operators that "
+                    f"compute it are exact up to {most}"
                 )
 
 

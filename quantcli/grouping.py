@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from quantcli import graph
 from quantcli.applicability import Infos, reason_against
 from quantcli.kernels import KERNELS
-from quantcli.oprules import OP_RULES, Role
+from quantcli.oprules import OP_RULES, SELECTING, Role
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -58,7 +58,7 @@ def group_tensors(
 
 def _lossless(node: ir.Node, infos: Infos) -> bool:
     """Data movement in float is exact on one grid too; not where onnxruntime would fuse it into a slow kernel."""
-    if KERNELS[node.op_type].qdq.near_linear_only:
+    if KERNELS[node.op_type].qdq.near_linear_only or node.op_type in SELECTING:
         return False
     return reason_against(node, OP_RULES[node.op_type], infos) is None
 

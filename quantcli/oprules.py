@@ -158,5 +158,8 @@ OP_RULES: Final[dict[str, OpRule]] = {
 # same tensor: together with POINTWISE operators it forms one region, one function of one variable.
 POINTWISE_WITH_CONSTANT: Final = frozenset({"Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "PRelu"})
 
+# Of the operators that keep a grid, those that may leave out the values for which it is wide.
+SELECTING: Final = frozenset({"Slice", "Split", "Gather", "GatherElements", "GatherND"})
+
 # What an exporter may leave behind that changes nothing at inference time.
 NO_OPS: Final = frozenset({"Identity", "Dropout"})

@@ -30,6 +30,7 @@ class Unit:
         axis: Output channel axis of the weight.
         channel: Axis of a region's input along which its constants vary, or None.
         clamp: Smallest and largest value that absorbed activations let through.
+        float_result: Whether the result is left in float because no other unit reads it.
     """
 
     node: str
@@ -44,6 +45,7 @@ class Unit:
     axis: int = 0
     channel: int | None = None
     clamp: tuple[float, float] | None = None
+    float_result: bool = False
 
 
 @dataclass(frozen=True, slots=True)

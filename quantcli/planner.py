@@ -5,7 +5,7 @@ No numbers are needed: types and shapes come from loading the model, ranges come
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from quantcli import dtypes, graph
@@ -54,7 +54,7 @@ def make_plan(model: ir.Model, infos: Infos, recipe: Recipe, kept_float: Mapping
         _release_readers(nodes, draft)
         if recipe.form != "wide":  # asked for its accuracy: whatever has a 16-bit form takes it
             _drop_unworthy(nodes, recipe, draft)
-    units = _in_order(nodes, draft)
+    units = _with_float_results(_in_order(nodes, draft), model, infos, recipe)
     return _with_specs(model, infos, recipe, units, draft)
 
 
@@ -224,13 +224,25 @@ def _in_order(nodes: list[ir.Node], draft: _Draft) -> tuple[Unit, ...]:
     return tuple(draft.candidates[n] for node in nodes if (n := graph.node_name(node)) in draft.candidates)
 
 
+def _with_float_results(units: tuple[Unit, ...], model: ir.Model, infos: Infos, recipe: Recipe) -> tuple[Unit, ...]:
+    """Leave the result of a matrix product in float where only float operators read it: the kernel can give both."""
+    if recipe.form != "qdq" or recipe.fallback == "refuse":
+        return units
+    values = graph.named_values(model.graph)
+    kept = {tensor for unit in units for _, tensor in unit.inputs} | set(_integer_boundary(model, infos, recipe))
+    kept.update(name for name, value in values.items() if not graph.consumers(value))
+    products = ("gemm", "matmul", "product")
+    return tuple(replace(u, float_result=u.lowering in products and u.output not in kept) for u in units)
+
+
 def _with_specs(model: ir.Model, infos: Infos, recipe: Recipe, units: tuple[Unit, ...], draft: _Draft) -> Plan:
     activation = _spec(recipe.scheme.activations, PerTensor())
     tensors: dict[str, QuantSpec] = {}
     weights: dict[str, QuantSpec] = {}
     for unit in units:
         tensors.update((t, activation) for _, t in unit.inputs)
-        tensors.update((t, activation) for t in unit.outputs or (unit.output,) if t)
+        made = () if unit.float_result else unit.outputs or (unit.output,)
+        tensors.update((t, activation) for t in made if t)
         if unit.weight is not None:
             per_channel = recipe.scheme.weights.granularity == "per-channel"
             weights[unit.node] = _spec(recipe.scheme.weights, PerAxis(unit.axis) if per_channel else PerTensor())

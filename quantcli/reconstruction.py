@@ -60,8 +60,8 @@ class Layer:
         self._real = real
         self._part, self._target, self._quantized = part, target, model
         self._input = model.tensors[unit.inputs[0][1]]
-        self._output = model.tensors[unit.output]
-        self._output_params = state.encodings.tensors[unit.output]
+        self._output = model.tensors.get(unit.output, unit.output)
+        self._output_params = state.encodings.tensors.get(unit.output)  # None where the result is left in float
         self._channel = 1 if graph.is_onnx(node, "Conv", "ConvTranspose") else -1
 
     @property
@@ -118,12 +118,19 @@ class Layer:
         total, squares, count = np.zeros(channels), np.zeros(channels), 0
         run = self._part.run(constants=self._named(weight, bias), also=[self._output], only=True)
         for outputs, target in zip(run, self._target, strict=True):
-            found = affine.dequantize(outputs[self._output], self._output_params)  # type: ignore[arg-type]
-            error = np.moveaxis(target.astype(np.float32, copy=False) - found, self._channel, 0).reshape(channels, -1)
+            error = np.moveaxis(target.astype(np.float32, copy=False) - self._found(outputs), self._channel, 0)
+            error = error.reshape(channels, -1)
             total += error.sum(axis=1)
             squares += np.einsum("ij,ij->i", error, error)
             count += error.shape[1]
         return Errors(total / max(count, 1), squares / max(count, 1))
+
+    def _found(self, outputs: Mapping[str, npt.NDArray[np.generic]]) -> npt.NDArray[np.float32]:
+        """Return the output in float, whether the model has its integers or not."""
+        found = outputs[self._output]
+        if self._output_params is None:
+            return found.astype(np.float32, copy=False)
+        return affine.dequantize(found, self._output_params)  # type: ignore[arg-type]
 
     def _named(
         self, weight: npt.NDArray[np.int8] | None, bias: npt.NDArray[np.int64] | None
@@ -175,7 +182,7 @@ def reconstruct(state: State, quantized: Quantized, samples: int, tick: Tick) ->
     data = state.data.take(samples)
     feeds = (feeding.to_integers(feed, quantized.boundary) for feed in data)
     reference = Walk(state.model, [[u.output] for u in units], data, state.threads)
-    cuts = [[quantized.tensors[t] for t in (u.inputs[0][1], u.output)] for u in units]
+    cuts = [[quantized.tensors.get(t, t) for t in (u.inputs[0][1], u.output)] for u in units]
     candidate = Walk(quantized.model, cuts, feeds, state.threads)
     try:
         for index, unit in enumerate(units):

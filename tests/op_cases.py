@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import models
 import numpy as np
 from models import Fed, ints, weight
-from onnx import helper
+from onnx import compose, helper
 
 from quantcli.kernels import KERNELS, NO_KERNEL, POINTWISE
 from quantcli.oprules import OP_RULES, Role
@@ -63,6 +63,7 @@ IMAGE = (1, 8, 6, 6)
 POSITIVE = Fed(IMAGE, 0.2, 3.0)
 NEGATIVE = Fed(IMAGE, -3.0, -0.2)
 COMPUTED = "is computed, not a constant"
+TOGETHER = 4  # samples of many cases in one model
 
 
 def case(op, *operands, outputs=1, opset=models.OPSET, against="", becomes=None, beside="MatMul", **attributes):
@@ -430,3 +431,20 @@ def linear(op, name, source, fed, parts):
 def near_identity(size):
     """A weight that keeps signs, so that what is fed to a logarithm stays positive."""
     return (np.eye(size) + np.random.default_rng(size).uniform(0, 0.05, (size, size))).astype(np.float32)
+
+
+def together(cases, of=Case.model):
+    """Many cases as one model for each opset, with feeds: of case `c`, every name begins with `c/`."""
+    found = {}
+    for opset in dict.fromkeys(c.opset for c in cases.values()):
+        own = {n: of(c) for n, c in cases.items() if c.opset == opset}
+        parts = [compose.add_prefix(model, f"{name}/") for name, model in own.items()]
+        whole, feeds = parts[0], [{} for _ in range(TOGETHER)]
+        for part in parts[1:]:
+            for kind in ("node", "input", "output", "initializer"):
+                getattr(whole.graph, kind).extend(getattr(part.graph, kind))
+        for name, model in own.items():
+            for feed, mine in zip(feeds, cases[name].feeds(model), strict=False):
+                feed.update({f"{name}/{n}": x for n, x in mine.items()})
+        found[opset] = whole, feeds
+    return found

@@ -100,3 +100,86 @@ def _step(draw: st.DrawFn, kind: str, first: str, second: str, result: str) -> l
         constants = ["constant"] if kind == "MatMul" else ["constant", "scalar"]
         inputs = draw(st.permutations([first, draw(st.sampled_from([second, *constants]))]))
     return [helper.make_node(kind, inputs, [result], **UNARY.get(kind, {}))]
+
+
+# ---- networks whose weights are worth storing ------------------------------------------------------------------------
+
+WIDTH = 128  # of every tensor (4, 128), enough for every kernel that takes stored weights
+BRANCH = (
+    "{2} = If(flag) <then_branch = yes () => (float[4,128] {2}y) {{ {2}y = MatMul({0}, {W}) }},"
+    " else_branch = no () => (float[4,128] {2}n) {{ {2}n = Gemm({1}, {V}, Bias) }}>"
+)
+LAYERS = {  # from tensors {0} and {1} to {2}; inner tensors are {2}a, {2}b ...; {W} and {V} are square weights
+    "matmul": ["{2} = MatMul({0}, {W})"],
+    "dense": ["{2}a = MatMul({0}, {W})", "{2}b = Add({2}a, Bias)", "{2} = Relu({2}b)"],
+    "gemm": ["{2} = Gemm<transB = 1>({0}, {W}, Bias)"],
+    "gemm-scaled": ["{2} = Gemm<alpha = 0.5, beta = 2.0>({0}, {W}, Bias)"],
+    "gemm-computed-bias": ["{2} = Gemm({0}, {W}, {1})"],
+    "twice": ["{2}a = MatMul({0}, {W})", "{2}b = Gemm<transB = 1>({0}, {W})", "{2} = Sub({2}a, {2}b)"],
+    "narrow": ["{2}a = MatMul({0}, Down)", "{2}b = Tanh({2}a)", "{2} = MatMul({2}b, Up)"],
+    "left": ["{2} = MatMul(Left, {0})"],
+    "attention": [
+        "{2}a = Transpose({1})", "{2}b = MatMul({0}, {2}a)", "{2}c = Softmax({2}b)", "{2} = MatMul({2}c, {1})",
+    ],
+    "norm": ["{2}a = LayerNormalization({0}, Gain)", "{2} = Mul({2}a, half)"],
+    "residual": ["{2} = Add({0}, {1})"],
+    "gate": ["{2}a = Sigmoid({0})", "{2} = Mul({2}a, {1})"],
+    "embedding": ["{2}a = Gather(Table, i)", "{2} = Add({0}, {2}a)"],
+    "tied": ["{2}a = Gemm<transB = 1>({0}, Table)", "{2} = MatMul({2}a, Table)"],
+    "conv": [
+        "{2}a = Reshape({0}, Image)", "{2}b = Conv<pads = [1, 1, 1, 1]>({2}a, Kernel)", "{2} = Reshape({2}b, Rows)",
+    ],
+    "depthwise": [
+        "{2}a = Reshape({0}, Image)", "{2}b = Conv<group = 32, pads = [2, 2, 2, 2]>({2}a, Depthwise)",
+        "{2} = Reshape({2}b, Rows)",
+    ],
+    "lstm": [
+        "{2}a = Reshape({0}, Steps)", "{2}b = LSTM<hidden_size = 128>({2}a, Input, State)", "{2} = Reshape({2}b, Rows)",
+    ],
+    "gru": [
+        "{2}a = Reshape({0}, Steps)", "{2}b = GRU<hidden_size = 32>({2}a, InputGru, StateGru)",
+        "{2}c = Tile({2}b, Four)", "{2} = Reshape({2}c, Rows)",
+    ],
+    "branch": [BRANCH],
+}  # fmt: skip
+NETWORK_INPUTS = {
+    "x0": Fed((4, WIDTH)), "x1": Fed((4, WIDTH), -1, 3), "i": Fed((4,), 0, 49, "int64"), "flag": Fed((), dtype="bool"),
+}  # fmt: skip
+
+
+def _small(*shape, seed=0):
+    return weight(*shape, seed=seed, spread=0.1)
+
+
+NETWORK_CONSTANTS = {
+    "W": _small(WIDTH, WIDTH), "V": _small(WIDTH, WIDTH, seed=1), "Bias": weight(WIDTH), "Down": _small(WIDTH, 50),
+    "Up": _small(50, WIDTH), "Left": weight(4, 4), "Gain": weight(WIDTH) + 1, "half": np.asarray(0.5, np.float32),
+    "Table": _small(50, WIDTH), "Image": models.ints(1, 32, 4, 4), "Rows": models.ints(4, WIDTH),
+    "Steps": models.ints(4, 1, WIDTH), "Four": models.ints(1, 1, 1, 4), "Kernel": _small(32, 32, 3, 3),
+    "Depthwise": weight(32, 1, 5, 5, spread=0.2), "Input": _small(1, 512, WIDTH),
+    "State": _small(1, 512, WIDTH, seed=1), "InputGru": _small(1, 96, WIDTH), "StateGru": _small(1, 96, 32),
+}  # fmt: skip
+
+
+@st.composite
+def networks(draw: st.DrawFn, most: int = 5, kinds: Sequence[str] = tuple(LAYERS)):
+    """Draw a model of up to ``most`` layers with weights of a useful size, some shared; the last is an output."""
+    tensors, nodes = ["x0", "x1"], []
+    for index in range(draw(st.integers(1, most))):
+        first, second = (draw(st.sampled_from(tensors)) for _ in range(2))
+        chosen = dict(zip("WV", draw(st.permutations("WV")), strict=True))
+        lines = LAYERS[draw(st.sampled_from(kinds))]
+        nodes += [parser.parse_node(line.format(first, second, f"t{index}", **chosen)) for line in lines]
+        tensors.append(f"t{index}")
+    for index, node in enumerate(nodes):
+        node.name = f"n{index}"
+    outputs = dict.fromkeys([tensors[-1], *draw(st.lists(st.sampled_from(tensors[2:]), max_size=1))])
+    used = {i for n in nodes for i in _reads(n)}
+    inputs = {n: f for n, f in NETWORK_INPUTS.items() if n in used}
+    kept = {n: a for n, a in NETWORK_CONSTANTS.items() if n in used}
+    return models.graph(nodes, inputs, list(outputs), kept)
+
+
+def _reads(node: NodeProto) -> list[str]:
+    bodies = [a.g for a in node.attribute if a.HasField("g")]
+    return [*node.input, *(i for body in bodies for inner in body.node for i in _reads(inner))]

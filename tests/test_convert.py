@@ -53,9 +53,9 @@ WEIGHTS = {
     "features.conv.weight",
     "classifier.weight",
 }
-ENCODED = {  # but for biases: Softmax stays float in full-integer
+ENCODED = {  # but for biases: Softmax stays float in full-integer, and what it reads
     "int8-only": ACTIVATIONS | WEIGHTS,
-    "full-integer": (ACTIVATIONS - {"probabilities"}) | WEIGHTS,
+    "full-integer": (ACTIVATIONS - {"probabilities", "classifier"}) | WEIGHTS,
 }
 
 

@@ -7,11 +7,12 @@ import contextlib
 import models
 import numpy as np
 import pytest
-from conversion import FORMATS, computed_in_float, optimized, run
+from conversion import FORMATS, computed_in_float, optimized, run, run_session, session
 from integer_reference import F32
 from models import Fed, weight
 from onnx import TensorProto, checker, helper, numpy_helper
 
+from quantcli import metrics
 from quantcli.errors import ModelError, UnsupportedError, UsageError
 
 in_both_formats = pytest.mark.parametrize("output_format", FORMATS)
@@ -646,3 +647,359 @@ def test_s49_every_range_holds_zero(bench, output_format, limits):
     assert low <= int(grid.zero_point) <= high
     assert (int(grid.zero_point) == low) == (limits[0] > 0)
     assert (int(grid.zero_point) == high) == (limits[1] < 0)
+
+
+# ---- stored weights, float16, 16-bit activations ---------------------------------------------------------------------
+
+STORING = ("dynamic-range", "weight-only-int8", "weight-only-int4")
+HALF = "passes.emit_float16.compute=float16"
+FORMS = {m: (m,) for m in ("none", *STORING, "float16", "16x8")} | {
+    "float16-computed": ("float16", HALF),
+    "weight-only-int4-all": ("weight-only-int4", "passes.plan_weights.eight_bit_below=0"),
+    "16x8-as-qdq": ("16x8", "format=qdq"),
+}
+LEAST_DB = {
+    "none": 100, "dynamic-range": 28, "weight-only-int8": 30, "weight-only-int4": 12, "weight-only-int4-all": 12,
+    "float16": 60, "float16-computed": 50, "16x8": 35, "16x8-as-qdq": 35,
+}  # fmt: skip
+WIDE = ("16x8", "16x8-as-qdq")
+LARGE = (96, 96)  # of a weight that is stored, and has a kernel in every mode
+TALL = "(float[40,96] x) => (float y) "
+
+in_every_form = pytest.mark.parametrize("form", FORMS)
+in_storing_forms = pytest.mark.parametrize("form", [f for f in FORMS if f not in WIDE])
+where_weights_are_stored = pytest.mark.parametrize("form", [f for f in FORMS if f not in (*WIDE, "none")])
+
+
+def large(seed=0, spread=0.1, shape=LARGE):
+    return weight(*shape, seed=seed, spread=spread)
+
+
+def as_form(bench, model, form, *settings, **options):
+    """Convert and check: it is valid, runs optimized or not, and agrees with the float model."""
+    least, feeds = options.pop("least", LEAST_DB[form]), options.pop("feeds", None) or models.samples(model, 3)
+    made = bench.convert(model, FORMS[form][0], *FORMS[form][1:], *settings, feeds=feeds, **options)
+    checker.check_model(made.model, full_check=all(n.domain == "" for n in made.model.graph.node))
+    before = session(model)
+    for feed in feeds[:2]:
+        for name, real in run_session(before, feed).items():
+            for optimize in (False, True):
+                found = made.run(feed, optimize=optimize)[name]
+                assert found.shape == real.shape
+                assert metrics.sqnr_db(real, found) >= least, name
+    return made
+
+
+@pytest.mark.parametrize("form", WIDE)
+@pytest.mark.parametrize("channels", [[0, 1], [0]], ids=["all", "one"])
+def test_s01_a_bias_on_tiny_weights_does_not_overflow_in_16_bits(bench, form, channels):
+    w = weight(2, 3, 3, 3)
+    w[channels] = 1e-10
+    model = models.text(IMAGE + "{ y = Conv(x, w, b) }", w=w, b=np.asarray([5, -4.5], F32))
+    feeds = models.samples(model, ranges={"x": Fed((1, 3, 5, 5), -64, 64)})
+    made = as_form(bench, model, form, feeds=feeds)
+    found, expected = made.run(feeds[0])["y"][:, channels], run(model, feeds[0])["y"][:, channels]
+    assert np.abs(found - expected).max() < 1.01 * step(made)
+
+
+@pytest.mark.parametrize("form", WIDE)
+@pytest.mark.parametrize("optimize", [False, True])
+@pytest.mark.parametrize(("clamp", "high"), [("Relu(a)", np.inf), ("Clip(a, zero, six)", 6)])
+def test_s03_a_clamp_holds_for_values_that_were_never_seen_in_16_bits(bench, form, optimize, clamp, high):
+    limits = {"zero": 0.0, "six": 6.0} if "six" in clamp else {}
+    model = models.text(IMAGE + f"{{ a = Conv(x, w) y = {clamp} }}", w=weight(4, 3, 3, 3, spread=0.1), **limits)
+    made = as_form(bench, model, form)
+    found = made.run({"x": made.feeds[0]["x"] * 1000}, optimize=optimize)["y"]
+    assert 0 <= found.min() <= found.max() <= high
+
+
+@where_weights_are_stored
+def test_s04_every_output_channel_has_its_own_scale_where_stored(bench, form):
+    w = weight(96, 96, spread=0.1, scaled=1)
+    for source, array in (("MatMul(x, w)", w), ("Gemm<transB = 1>(x, w)", w.T.copy())):
+        made = as_form(bench, models.text(TALL + f"{{ y = {source} }}", w=array), form)
+        for feed in made.feeds[:2]:
+            expected, found = run(made.float_model, feed)["y"], made.run(feed)["y"]
+            assert min(metrics.sqnr_db(expected[:, c], found[:, c]) for c in range(96)) > LEAST_DB[form] - 6
+
+
+@in_every_form
+def test_s06_new_names_take_no_name_of_the_user_in_any_mode(bench, form):
+    taken = ["q1", "q2", "q3", "h0", "h1", "c0", "w_scale", "w_quantized", "x_float16", "y_float16", "x_quantized"]
+    body = "".join(f"[{new}] {new} = MatMul({old}, w) " for old, new in zip(["x", *taken], [*taken, "y"], strict=True))
+    made = as_form(bench, models.text(TALL + f"{{ {body} }}", w=large()), form, least=5)
+    values = [o for n in made.model.graph.node for o in n.output] + list(made.constants)
+    assert len(values) == len(set(values))
+
+
+@in_storing_forms
+def test_s06_new_names_take_no_name_of_a_body(bench, form):
+    bodies = (
+        "then_branch = t () => (float[40,96] p) { q1 = Relu(m) q2 = MatMul(q1, w) h0 = Neg(q2) c0 = Neg(h0)"
+        " q3 = Identity(c0) p = MatMul(q3, v) }, else_branch = e () => (float[40,96] q) { q = Add(m, m) }"
+    )
+    model = models.text(
+        f"(float[40,96] x, bool c) => (float y) {{ m = MatMul(x, w) y = If(c) <{bodies}> }}", w=large(), v=large(1)
+    )
+    feeds = [{**f, "c": np.asarray(i % 2 == 0)} for i, f in enumerate(models.samples(model))]
+    as_form(bench, model, form, feeds=feeds, least=LEAST_DB[form] - 6)
+
+
+@where_weights_are_stored
+def test_s07_a_weight_of_two_operators_is_stored_once_in_any_mode(bench, form):
+    body = "{ a = MatMul(x, w) r = Relu(a) b = Gemm<transB = 1>(r, w) c = MatMul(b, w) y = Add(a, c) }"
+    made = as_form(bench, models.text(TALL + body, w=large()), form, least=LEAST_DB[form] - 6)
+    assert sum(a.size >= 96 * 96 for a in made.constants.values()) == 1
+
+
+@where_weights_are_stored
+def test_s07_a_weight_that_is_also_added_is_right_for_both(bench, form):
+    body = "{ a = MatMul(x, w) b = MatMul(x, v) c = Add(a, w) y = Sub(c, b) }"
+    model = models.text("(float[96,96] x) => (float y) " + body, w=large(), v=large(1))
+    as_form(bench, model, form)
+
+
+@in_storing_forms
+@pytest.mark.parametrize("outer", ["MatMul(x, w)", "Add(x, w)", "Gemm<transB = 1>(x, w)"])
+def test_s08_a_weight_that_a_branch_reads_too_is_right_for_both(bench, form, outer):
+    bodies = (
+        "then_branch = t () => (float[96,96] p) { p = MatMul(m, w) }, "
+        "else_branch = e () => (float[96,96] q) { q = Add(m, w) }"
+    )
+    model = models.text(
+        f"(float[96,96] x, bool c) => (float y) {{ m = {outer} k = MatMul(x, v) n = If(c) <{bodies}> y = Add(n, k) }}",
+        w=large(), v=large(1),
+    )  # fmt: skip
+    feeds = [{**f, "c": np.asarray(i % 2 == 0)} for i, f in enumerate(models.samples(model))]
+    as_form(bench, model, form, feeds=feeds, least=LEAST_DB[form] - 6)
+
+
+@in_storing_forms
+def test_s09_a_loop_and_a_branch_inside_it_are_right(bench, form):
+    branch = (
+        "If(odd) <then_branch = t () => (float[40,96] p) { p = MatMul(h, w) }, "
+        "else_branch = e () => (float[40,96] q) <float[1] own = {0.5}> { q = Mul(h, own) }>"
+    )
+    body = (
+        f"body = b (int64 i, bool going, float[40,96] h) => (bool on, float[40,96] k) "
+        f"{{ on = Identity(going) two = Mod(i, n) odd = Cast<to = 9>(two) k = {branch} }}"
+    )
+    model = models.text(
+        f"(float[40,96] x) => (float[40,96] y) {{ s = MatMul(x, v) y = Loop(n, yes, s) <{body}> }}",
+        n=np.asarray(2), yes=np.ones((), bool), w=large(), v=large(1),
+    )  # fmt: skip
+    made = as_form(bench, model, form, least=LEAST_DB[form] - 6)
+    assert len(made.ledger) == len(made.float_model.graph.node)
+    assert all(e.reason for e in made.ledger.values() if e.fate == "float")
+
+
+MASKS = {"lowest": -3.4e38, "infinity": -np.inf, "beyond-float16": -1e6}
+
+
+@in_storing_forms
+@pytest.mark.parametrize("mask", MASKS)
+def test_s17_s35_a_mask_masks(bench, form, mask):
+    model = models.text(
+        "(float[40,96] x, bool[40,96] c) => (float y)"
+        " { a = MatMul(x, w) m = Where(c, a, low) s = Softmax(m) y = MatMul(s, v) }",
+        w=large(), v=large(1), low=np.asarray(MASKS[mask], F32),
+    )  # fmt: skip
+    feeds = [{**f, "c": np.arange(40 * 96).reshape(40, 96) % 3 != 0} for f in models.samples(model)]
+    made = as_form(bench, model, form, feeds=feeds, least=LEAST_DB[form] - 8)
+    shares = run(made.model, feeds[0], outputs=["s"])["s"]
+    assert (shares[~feeds[0]["c"]] == 0).all()
+
+
+@in_storing_forms
+def test_s18_a_constant_input_gives_what_float_gives(bench, form):
+    model = models.text(TALL + "{ a = MatMul(x, w) y = Gemm(a, v, b) }", w=large(), v=large(1), b=large(2, shape=(96,)))
+    made = as_form(bench, model, form, least=LEAST_DB[form] - 6)
+    before = session(model)
+    for value in (0.0, 5.0, -3.0, 1e-30, *([1e30] if form != "float16-computed" else [])):
+        fed = {"x": np.full((40, 96), value, F32)}
+        for optimize in (False, True):
+            found = made.run(fed, optimize=optimize)["y"]
+            assert metrics.sqnr_db(run_session(before, fed)["y"], found) > LEAST_DB[form] - 10
+
+
+DEAD = {  # which values, and what they are
+    "a-channel-of-zeros": (np.s_[:, 3], 0.0),
+    "a-block-of-zeros": (np.s_[32:64], 0.0),
+    "only-zeros": (np.s_[:], 0.0),
+    "a-subnormal-channel": (np.s_[:, 3], 1e-42),
+    "only-tiny-values": (np.s_[:], 1e-30),
+    "only-one-value": (np.s_[:], 0.25),
+}
+
+
+@where_weights_are_stored
+@pytest.mark.parametrize("case", DEAD)
+def test_s18_dead_weights_have_sound_scales(bench, form, case):
+    w, (where, value) = large(), DEAD[case]
+    w[where] = value
+    model = models.text(TALL + "{ a = MatMul(x, w) y = Gemm(a, v, b) }", w=w, v=large(1), b=weight(96))
+    for entry in as_form(bench, model, form).result.encodings["encodings"]:
+        scale = np.asarray(entry["y_scale"], F32)
+        assert np.isfinite(scale).all()
+        assert (scale >= np.finfo(F32).tiny).all()
+
+
+@where_weights_are_stored
+def test_s18_zero_weights_stay_zero(bench, form):
+    w = large()
+    w[np.random.default_rng(0).random(w.shape) < 0.5] = 0
+    made = as_form(bench, models.text(TALL + "{ y = MatMul(x, w) }", w=w), form)
+    (product,) = [n for n in made.model.graph.node if n.op_type in ("MatMul", "MatMulInteger")]
+    computed = {o for n in made.model.graph.node for o in n.output} & {product.input[1]}
+    known = made.constants | (run(made.model, made.feeds[0], outputs=computed, optimize=False) if computed else {})
+    assert (known[product.input[1]][w == 0] == 0).all()
+
+
+OLDER = {
+    "upsample-9": (9, '{ u = Upsample<mode = "nearest">(x, s) a = Conv(u, w) y = MatMul(a, v) }'),
+    "clip-7": (7, "{ a = Conv(x, w) c = Clip<min = -1.0, max = 6.0>(a) y = MatMul(c, v) }"),
+    "squeeze-12": (12, "{ a = Conv(x, w) b = Unsqueeze<axes = [0]>(a) c = Squeeze<axes = [0]>(b) y = MatMul(c, v) }"),
+    "mean-17": (17, "{ a = Conv(x, w) m = ReduceMean<axes = [2], keepdims = 1>(a) d = Sub(a, m) y = MatMul(d, v) }"),
+}
+
+
+@in_every_form
+@pytest.mark.parametrize("case", OLDER)
+def test_s20_old_opsets_are_converted_not_renumbered_in_any_mode(bench, form, case):
+    opset, body = OLDER[case]
+    size = 20 if "Upsample" in body else 40
+    arrays = {"w": weight(32, 3, 1, 1), "v": weight(40, 64, spread=0.2), "s": np.asarray([1, 1, 2, 2], F32)}
+    used = {n: a for n, a in arrays.items() if n != "s" or "Upsample" in body}
+    model = models.text(f"(float[1,3,{size},{size}] x) => (float y) {body}", opset=opset, **used)
+    made = as_form(bench, model, form, "fallback=float") if form in WIDE else as_form(bench, model, form)
+    (version,) = [o.version for o in made.model.opset_import if o.domain == ""]
+    assert version >= opset
+    assert made.model.ir_version >= model.ir_version
+
+
+@in_every_form
+@pytest.mark.parametrize("names", [["", "", ""], ["n_1", "n", ""]], ids=str)
+def test_s21_no_two_operators_have_one_name_in_any_mode(bench, form, names):
+    model = models.text(TALL + "{ a = MatMul(x, w) b = Relu(a) y = MatMul(b, v) }", w=large(), v=large(1))
+    for node, name in zip(model.graph.node, names, strict=True):
+        node.name = name
+    made = as_form(bench, model, form, least=LEAST_DB[form] - 6)
+    written = [n.name for n in made.model.graph.node if n.name]
+    assert len(written) == len(set(written))
+    assert len(made.ledger) == 3
+
+
+@in_every_form
+def test_s24_every_output_is_there_in_any_mode(bench, form):
+    model = models.text(
+        "(float[40,96] x) => (float a, float y, float b, float z)"
+        " { a = MatMul(x, w) b = Relu(a) y = MatMul(b, v) z = Identity(y) }", w=large(), v=large(1),
+    )  # fmt: skip
+    made = as_form(bench, model, form, least=LEAST_DB[form] - 6)
+    assert [o.name for o in made.model.graph.output] == ["a", "y", "b", "z"]
+
+
+@in_storing_forms
+def test_s24_a_weight_that_is_an_output_is_given_as_it_is(bench, form):
+    model = models.text("(float[40,96] x) => (float[96,96] w, float y) { a = MatMul(x, w) y = MatMul(a, v) }",
+                        w=large(), v=large(1))  # fmt: skip
+    made = as_form(bench, model, form, least=LEAST_DB[form] - 6)
+    np.testing.assert_array_equal(made.run(made.feeds[0])["w"], large())
+
+
+GEMMS = ("alpha = 2.0, beta = -3.0", "alpha = 0.5, transB = 1", "beta = 0.0", "transA = 1")
+
+
+@in_every_form
+def test_s28_alpha_and_beta_are_those_of_the_user_in_any_mode(bench, form):
+    outputs = ", ".join(f"float y{i}" for i in range(len(GEMMS)))
+    body = " ".join(f"y{i} = Gemm<{factors}>(x, w{i}, b)" for i, factors in enumerate(GEMMS))
+    weights = {f"w{i}": large(i) for i in range(len(GEMMS))}
+    as_form(bench, models.text(f"(float[96,96] x) => ({outputs}) {{ {body} }}", b=weight(96), **weights), form)
+
+
+@where_weights_are_stored
+def test_s36_scales_and_positions_keep_their_types(bench, form):
+    model = models.text(
+        "(float[1,32,8,8] x) => (float y) {"
+        ' a = Conv(x, w) r = Resize<mode = "linear">(a, "", s) t = Range(zero, eight, one) g = Sqrt(t)'
+        " h = ReduceSum(g) u = Mul(r, h) f = Flatten(u) y = MatMul(f, v) }",
+        w=weight(32, 32, 1, 1, spread=0.2), s=np.asarray([1, 1, 0.5, 0.5], F32), v=weight(512, 16, spread=0.1),
+        zero=0.0, eight=8.0, one=1.0,
+    )  # fmt: skip
+    as_form(bench, model, form, least=LEAST_DB[form] - 4)
+
+
+@where_weights_are_stored
+def test_s43_what_we_wrote_is_not_quantized_again(bench, form):
+    model = models.text(TALL + "{ a = MatMul(x, w) y = MatMul(a, v) }", w=large(), v=large(1))
+    made = as_form(bench, model, form, least=LEAST_DB[form] - 6)
+    if form.startswith("float16"):
+        return  # its Casts are constants like any other
+    with pytest.raises(ModelError, match="already quantized"):
+        bench.convert(made.model, "full-integer", feeds=made.feeds)
+
+
+@in_storing_forms
+def test_s44_free_dimensions_stay_free_in_any_mode(bench, form):
+    model = models.text(
+        "(float[N,T,96] x) => (float[N,T,96] y) { a = MatMul(x, w) s = Add(a, b) r = Relu(s) y = MatMul(r, v) }",
+        w=large(), v=large(1), b=weight(96),
+    )  # fmt: skip
+    feeds = [f for n, t in ((1, 7), (2, 3), (1, 1)) for f in models.samples(model, 2, N=n, T=t)]
+    made = as_form(bench, model, form, feeds=feeds, least=LEAST_DB[form] - 6)
+    for values in (made.model.graph.input, made.model.graph.output):
+        assert [d.dim_param or d.dim_value for d in values[0].type.tensor_type.shape.dim] == ["N", "T", 96]
+    for feed in models.samples(model, 1, seed=5, N=3, T=33) + models.samples(model, 1, seed=6, N=1, T=1):
+        assert metrics.sqnr_db(run(model, feed)["y"], made.run(feed)["y"]) > LEAST_DB[form] - 8
+
+
+MATRIX = large()
+MADE_BY = {
+    "constant": [("Constant", [], "w", {"value": numpy_helper.from_array(MATRIX)})],
+    "cast": [
+        ("Constant", [], "half", {"value": numpy_helper.from_array(MATRIX.astype(np.float16))}),
+        ("Cast", ["half"], "w", {"to": TensorProto.FLOAT}),
+    ],
+    "transpose": [
+        ("Constant", [], "turned", {"value": numpy_helper.from_array(MATRIX.T.copy())}),
+        ("Transpose", ["turned"], "w", {}),
+    ],
+}
+
+
+@where_weights_are_stored
+@pytest.mark.parametrize("source", MADE_BY)
+def test_s47_a_weight_from_a_node_is_stored_too(bench, form, source):
+    nodes = [helper.make_node(op, inputs, [made], **attributes) for op, inputs, made, attributes in MADE_BY[source]]
+    product = helper.make_node("MatMul", ["x", "w"], ["y"])
+    made = as_form(bench, models.graph([*nodes, product], {"x": Fed((40, 96))}, ["y"], {}), form)
+    assert "float" not in made.fates("MatMul")
+    assert [a for a in made.constants.values() if a.size >= 96 * 96 and a.dtype == F32] == []
+
+
+ODD = {"33x33": (33, 33, False), "35x31": (35, 31, True), "1025x1": (1025, 1, False), "300x7": (300, 7, True)}
+
+
+@where_weights_are_stored
+@pytest.mark.parametrize("case", ODD)
+def test_s34_blocks_that_do_not_fill_are_right(bench, form, case):
+    depth, width, turned = ODD[case]
+    op = "Gemm<transB = 1>(x, w)" if turned else "MatMul(x, w)"
+    w = large(shape=(width, depth) if turned else (depth, width))
+    made = as_form(bench, models.text(f"(float[40,{depth}] x) => (float y) {{ y = {op} }}", w=w), form)
+    assert made.fates() & {"stored", "integer"}
+
+
+@pytest.mark.parametrize("form", WIDE)
+def test_s49_zero_is_exact_and_ties_go_to_even_in_16_bits(bench, form):
+    model = models.text(ROWS + "{ y = MatMul(x, w) }", w=np.eye(6, dtype=F32))
+    made = as_form(bench, model, form, feeds=models.samples(model, ranges={"x": Fed((4, 6), -1, 3)}))
+    grid = made.grids["x"]
+    assert (int(grid.zero_point), grid.zero_point.dtype) == (0, np.int16)
+    scale = float(grid.scale)
+    (quantize,) = [n for n in made.nodes("QuantizeLinear") if n.input[0] == "x"]
+    x = np.tile(np.asarray([0.0, -0.0, scale / 2, -scale / 2, 1.5 * scale, -1.5 * scale], F32), (4, 1))
+    integers = run(made.model, {"x": x}, outputs=[quantize.output[0]])[quantize.output[0]]
+    np.testing.assert_array_equal(integers[0], [0, 0, 0, 0, 2, -2])
+    assert (made.run({"x": np.zeros((4, 6), F32)})["y"] == 0).all()

@@ -20,10 +20,13 @@ from models import Fed, ints
 from wide_reference import Tensor, Window
 
 from quantcli import affine, dtypes, graph, wide_applicability
+from quantcli.consistency import check_consistency
 from quantcli.encodings import Encodings
-from quantcli.lowering.wide import functions, integer, planes
-from quantcli.plan import Unit
+from quantcli.errors import InternalError
+from quantcli.lowering.wide import functions, integer, planes, softmax
+from quantcli.plan import Plan, Unit
 from quantcli.quant import PerAxis, PerTensor, QuantParams, QuantSpec
+from quantcli.state import Quantized
 from quantcli.writer import Writer
 
 
@@ -754,3 +757,155 @@ def test_an_old_opset_quantizes_with_microsofts_operator(rng):
     assert domains == {graph.MICROSOFT}
     session = ort.InferenceSession(ir.to_proto(writer.model).SerializeToString())
     same(session.run(None, {"x0": (x * 2.0**-10).astype(np.float32)})[0], np.maximum(x, 0) * np.float32(2.0**-10))
+
+
+# ---- forms that are chosen, and what they hold -----------------------------------------------------------------------
+
+
+def emitted(writer, op_type):
+    return [n for n in writer.graph if n.op_type == op_type]
+
+
+def test_equal_tables_are_stored_once():
+    model = models.text("(float[9] x) => (float[9] y, float[9] z) { y = Sigmoid(x)  z = Sigmoid(x) }")
+    for index, node in enumerate(model.graph.node):
+        node.name = f"n{index}"
+    writer = writer_of(model, {"x": 1e-3, "y": 1 / 32768, "z": 1 / 32768})
+    feed_integers(writer, {"x": EVERY[:9]})
+    for index, output in enumerate("yz"):
+        integer.write(writer, Unit(f"n{index}", "table", ((0, "x"),), output, members=(f"n{index}",)))
+    first, second = (n.inputs[0] for n in emitted(writer, "GatherElements"))
+    assert first is second
+
+
+def test_softmax_stores_two_tables_of_256_entries():
+    writer = writer_of(models.operator("Softmax", [Fed((2, 9))]), {"x0": 1e-3, "y": 1 / 32768})
+    feed_integers(writer, {"x0": EVERY[:18].reshape(2, 9)})
+    integer.write(writer, of_node("softmax"))
+    assert [n.inputs[0].shape for n in emitted(writer, "GatherElements")] == [(256,), (256,)]
+
+
+@given(st.floats(1e-7, 1), st.lists(st.integers(0, 65535), min_size=1, max_size=50))
+@settings(max_examples=100, deadline=None)
+def test_two_tables_give_the_exponential(scale, distances):
+    high, low = np.divmod(np.asarray(distances), 256)
+    first, second = softmax.exponentials(np.float64(np.float32(scale)))
+    exact = np.exp(-np.float64(np.float32(scale)) * np.asarray(distances)) * 2.0**30
+    np.testing.assert_allclose(np.rint(first[high] * second[low]), exact, atol=0.5 + 1e-4)
+
+
+@SIGNS
+def test_planes_of_float32_are_multiples_of_256_and_the_rest(sign):
+    q = EVERY if sign == "any" else EVERY[32768:]
+    writer = writer_of(models.operator("Identity", [Fed(q.shape)]), {"x0": 1})
+    feed_integers(writer, {"x0": q}, sign)
+    parts = planes.real_planes(writer, "x0")
+    for value in parts:
+        value.type = ir.TensorType(ir.DataType.FLOAT)
+    writer.graph.outputs[:] = parts
+    writer.graph.inputs.pop(0)  # the float one
+    graph.remove_unused(writer.model)
+    session = ort.InferenceSession(ir.to_proto(writer.model).SerializeToString())
+    raised, rest = session.run(None, {"x0_fed": q})
+    same(raised + rest, q)
+    same(raised % 256, 0)
+    assert np.abs(rest).max() == 128
+
+
+@pytest.mark.parametrize(("columns", "small"), [(64, True), (65, False)])
+@pytest.mark.parametrize("shape", [(3, 64), (2, 3, 64)], ids=str)
+def test_small_matrices_are_multiplied_in_float64(rng, shape, columns, small):
+    x, w = activations(rng, shape), weights(rng, (64, columns))
+    model = models.operator("MatMul", [Fed(shape), w.astype(np.float32)])
+    unit = of_node("matmul", weight="c1", axis=1)
+    writer = writer_of(model, {"x0": 1, "y": 900}, {("tested", 1): weight_params(1, 1)})
+    feed_integers(writer, {"x0": x})
+    integer.write(writer, unit)
+    (found,) = results(writer, ["y"], {"x0": x})
+    assert len(emitted(writer, "MatMulInteger")) == (0 if small else 2)
+    same(found, reference.requantize(x.astype(np.int64) @ w, reference.factor(1, 1, 900)))
+
+
+def test_what_only_float64_reads_is_never_int16(rng):
+    """A convolution whose result an Add reads, and clamps on the grid in between."""
+    source = "(float[1,8,6,7] x) => (float[1,8,6,7] z) { y = Conv<pads=[1,1,1,1]>(x, v)  z = Add(y, x) }"
+    v, x = weights(rng, (8, 8, 3, 3)), activations(rng, (1, 8, 6, 7))
+    model = models.text(source, v=v.astype(np.float32))
+    for node in model.graph.node:
+        node.name = node.op_type
+    scales = {"x": np.float32(1), "y": np.float32(70), "z": np.float32(80)}
+    writer = writer_of(model, scales, {("Conv", 1): weight_params(1, 0)})
+    feed_integers(writer, {"x": x})
+    integer.write(writer, Unit("Conv", "conv", ((0, "x"),), "y", weight="v"))
+    integer.write(writer, Unit("Add", "add", ((0, "y"), (1, "x")), "z"))
+    (found,) = results(writer, ["z"], {"x": x})
+    assert len(emitted(writer, "QuantizeLinear")) == 2  # the high byte of x, and z itself
+    sums = reference.conv_sums(x, v, Window([1, 1], [1, 1, 1, 1], [1, 1]))
+    y = reference.requantize(sums, reference.factor(1, 1, scales["y"]))
+    assert np.abs(y.astype(np.int32)).max() > 32766  # some of them saturate
+    same(found, reference.add(Tensor(y, scales["y"]), Tensor(x, scales["x"]), scales["z"]))
+
+
+@pytest.mark.parametrize(("scales", "divisions"), [((2.1e-4, 3.3e-4), 0), ((1.0, 98.0), 1)], ids=["quick", "ties"])
+def test_divisions_become_multiplications_where_every_integer_agrees(scales, divisions):
+    """Where 98 steps of the input are one of the output, some halves are exact quotients but no exact products."""
+    model = models.operator("Relu", [Fed((4, 16384))])
+    unit = of_node("table", members=("tested",))
+    s_x, s_y = (np.float32(s) for s in scales)
+    writer = writer_of(model, {"x0": s_x, "y": s_y})
+    x = EVERY.reshape(4, -1)
+    feed_integers(writer, {"x0": x})
+    integer.write(writer, unit)
+    (found,) = results(writer, ["y"], {"x0": x})
+    same(found, reference.function(lambda r: np.maximum(r, 0), Tensor(x, s_x), s_y))
+    assert len(emitted(writer, "Div")) == divisions
+
+
+CAPACITIES = {
+    "int32": ("2d", {}, (65535, 2**31 - 1)),
+    "beyond": ("2d-beyond-int32", {}, (2**23 - 1, 2**53 - 1)),
+    "large-bias": ("2d", {"bias_size": 2**34}, (65535, 2**53 - 1)),
+    "float32": ("2d-depthwise", {}, (65533, 2**31 - 1)),
+    "one-pixel": ("2d-to-vector", {}, (65535, 2**31 - 1)),
+}
+
+
+def bounded(rng, case):
+    """A written convolution, with the plan that it is all of."""
+    name, facts, _ = CAPACITIES[case]
+    shape_x, shape_w, attributes = CONVOLUTIONS[name]
+    model, edges, scales, _ = conv_problem(rng, shape_x, shape_w, attributes, **facts)
+    writer = writer_of(model, scales, edges)
+    feed_integers(writer, {"x0": activations(rng, shape_x)})
+    unit = of_node("conv", weight="c1", bias="c2")
+    integer.write(writer, unit)
+    quantized = Quantized(writer.model, biases=writer.biases, weights=writer.weights, bounds=writer.bounds)
+    return quantized, Plan(units=(unit,)), writer.encodings
+
+
+@pytest.mark.parametrize("case", CAPACITIES)
+def test_what_a_form_holds_is_recorded(rng, case):
+    quantized, _, _ = bounded(rng, case)
+    assert quantized.bounds == {"tested": CAPACITIES[case][2]}
+
+
+@pytest.mark.parametrize("case", CAPACITIES)
+def test_weights_as_written_are_within_bounds(rng, case):
+    check_consistency(*bounded(rng, case))
+
+
+def test_weights_that_grew_beyond_their_form_are_refused(rng):
+    quantized, plan, encodings = bounded(rng, "int32")
+    largest = np.abs(graph.constant(quantized.model.graph.initializers[quantized.weights["tested"]]).astype(int))
+    tight = int(largest.sum((1, 2, 3)).max())
+    check_consistency(replace(quantized, bounds={"tested": (tight, 2**31 - 1)}), plan, encodings)
+    with pytest.raises(InternalError, match=rf"'tested'.* {tight}; .*exact up to {tight - 1}"):
+        check_consistency(replace(quantized, bounds={"tested": (tight - 1, 2**31 - 1)}), plan, encodings)
+
+
+def test_a_bias_that_grew_beyond_its_form_is_refused(rng):
+    quantized, plan, encodings = bounded(rng, "int32")
+    bias = quantized.model.graph.initializers[quantized.biases["tested"]]
+    graph.set_initializer(bias, np.full(bias.shape, -(2**31) + 2**20, np.int32))
+    with pytest.raises(InternalError, match=r"'tested'.*exact up to 2147483647"):
+        check_consistency(quantized, plan, encodings)

@@ -111,8 +111,10 @@ def mean(sums: Ints, count: int, scale: np.float32, scale_y: np.float32) -> Ints
 
 
 def softmax(x: Tensor, scale: np.float32, axis: int) -> Ints:
-    """Return shares of integer exponentials, 30 bits for the largest."""
-    powers = np.rint(np.exp((x.q.astype(np.int64) - x.q.max(axis, keepdims=True)) * np.float64(x.scale)) * 2.0**30)
+    """Return shares of integer exponentials, 30 bits for the largest, each from the powers of two digits."""
+    high, low = np.divmod(x.q.max(axis, keepdims=True).astype(np.int64) - x.q, 256)
+    step = np.float64(x.scale)
+    powers = np.rint((np.exp(high * (-256 * step)) * 2.0**30) * np.exp(low * -step))
     total = powers.sum(axis, keepdims=True)
     return rounded(powers * (1 / np.float64(scale)) / total)
 

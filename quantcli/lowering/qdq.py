@@ -28,7 +28,11 @@ def write(writer: Writer, unit: Unit) -> None:
         node.replace_input_with(index, writer.dequantized(tensor))
     if unit.lowering == "read":
         return
-    bits = writer.params_of(unit.output or unit.inputs[0][1]).spec.dtype.bits
+    bits = writer.params_of(unit.inputs[0][1]).spec.dtype.bits
+    if unit.float_result:
+        writer.kernels[unit.node] = f"{node.op_type} of DQ, result in float"
+        _with_float_result(writer, unit, node)
+        return
     writer.kernels[unit.node] = f"{node.op_type} between DQ and Q" + (" of 16 bits, in float" if bits > 8 else "")
     raw = node.outputs[0] if unit.weight is None else _linear(writer, unit, node)
     if len(unit.outputs) > 1:
@@ -36,6 +40,32 @@ def write(writer: Writer, unit: Unit) -> None:
             writer.quantize_result(graph.name_of(value), value)
         return
     writer.quantize_result(unit.output, raw, unit.clamp)
+
+
+def _with_float_result(writer: Writer, unit: Unit, node: ir.Node) -> None:
+    """Give a product its integer weight and bias; what it is followed by stays as it is."""
+    if node.op_type == "MatMul":
+        _part_from_sums(writer, unit, node)
+    if unit.weight is None:
+        return
+    node.replace_input_with(1, _weight(writer, unit))
+    if node.op_type == "Gemm":
+        node.resize_inputs(3)
+        node.replace_input_with(2, _bias(writer, unit))
+    elif unit.bias is not None:
+        add = writer.nodes[unit.absorbed[0]]
+        add.replace_input_with(add.inputs.index(writer.values[unit.bias]), _bias(writer, unit))
+
+
+def _part_from_sums(writer: Writer, unit: Unit, node: ir.Node) -> None:
+    """Put a copy between a product and the sums that read it: onnxruntime would make one float Gemm of both."""
+    sums = [(n, i) for n, i in graph.consumers(node.outputs[0]) if n.op_type == "Add" and n.name not in unit.absorbed]
+    if sums:
+        apart = writer.emit(
+            "Sum", [node.outputs[0]], name=f"{stem(unit.node)}_product", output_name=f"{stem(unit.output)}_product"
+        )
+        for reader, index in sums:
+            reader.replace_input_with(index, apart)
 
 
 def _read_dequantized(writer: Writer, member: ir.Node, tensor: str) -> None:
@@ -47,14 +77,8 @@ def _read_dequantized(writer: Writer, member: ir.Node, tensor: str) -> None:
 
 def _linear(writer: Writer, unit: Unit, node: ir.Node) -> ir.Value:
     """Give a linear operator its int8 weight and int32 bias; return the value before the absorbed activation."""
-    weight, scale, zero = writer.weight(unit)
-    params = writer.encodings.edges[(unit.node, 1)]
-    name = unit.weight or ""
-    node.replace_input_with(1, _dequantize(writer, weight, scale, zero, params, name))
-    channels = _channels(writer, unit)
-    bias, bias_params = writer.bias(unit, channels)
-    source = unit.bias or f"{unit.output}_bias"
-    real = _dequantize(writer, bias, *writer.scale_and_zero(source, bias_params), bias_params, source)
+    node.replace_input_with(1, _weight(writer, unit))
+    real = _bias(writer, unit)
     if node.op_type != "MatMul":
         node.resize_inputs(3)
         node.replace_input_with(2, real)
@@ -62,6 +86,18 @@ def _linear(writer: Writer, unit: Unit, node: ir.Node) -> ir.Value:
     # a fresh MatMul: whoever reads the old one, the absorbed nodes included, shall read the dequantized result
     product = writer.emit("MatMul", list(node.inputs), name=unit.node, output_name=f"{stem(unit.output)}_product")
     return writer.emit("Add", [product, real], name=f"{stem(unit.node)}_bias", output_name=f"{stem(unit.output)}_sum")
+
+
+def _weight(writer: Writer, unit: Unit) -> ir.Value:
+    weight, scale, zero = writer.weight(unit)
+    return _dequantize(writer, weight, scale, zero, writer.encodings.edges[(unit.node, 1)], unit.weight or "")
+
+
+def _bias(writer: Writer, unit: Unit) -> ir.Value:
+    """Return the dequantized bias of a linear unit, zeros where it has none."""
+    bias, params = writer.bias(unit, _channels(writer, unit))
+    source = unit.bias or f"{unit.output}_bias"
+    return _dequantize(writer, bias, *writer.scale_and_zero(source, params), params, source)
 
 
 def _dequantize(  # noqa: PLR0913, PLR0917 - the operands of a DequantizeLinear

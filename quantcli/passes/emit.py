@@ -103,6 +103,7 @@ def _finished(writer: Writer, at_edge: dict[str, QuantParams], *, keep_integers:
         tensors={t: n for t, v in writer.integers.items() if (n := graph.name_of(v)) in present},
         biases=writer.biases,
         weights=writer.weights,
+        bounds=writer.bounds,
         params={**writer.params, **at_edge},
         boundary=at_edge,
         kernels=writer.kernels,

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import onnx_ir as ir
 
 from quantcli import graph
 from quantcli.lowering.wide import requantize
-from quantcli.lowering.wide.requantize import cast
 from quantcli.writer import stem
 
 if TYPE_CHECKING:
+    import onnx_ir as ir
+
     from quantcli.plan import Unit
     from quantcli.writer import Writer
 
@@ -23,18 +23,18 @@ def add(writer: Writer, unit: Unit, node: ir.Node) -> ir.Value:
 
 
 def mul(writer: Writer, unit: Unit, node: ir.Node) -> ir.Value:
-    """Mul -> the int32 product, times s_a * s_b / s_y."""
+    """Mul -> the product in float64, exact, times s_a * s_b / s_y."""
     del node
     name = stem(unit.node)
     factor = np.float64(1)
     operands = []
     for _, tensor in unit.inputs:
         factor = np.float64(factor * requantize.scale_of(writer, tensor))
-        operands.append(cast(writer, writer.quantized(tensor), ir.DataType.INT32, stem(tensor)))
-    writer.kernels[unit.node] = "Mul of int32"
+        operands.append(requantize.doubles(writer, tensor))
+    writer.kernels[unit.node] = "Mul of integers in float64"
     product = writer.emit("Mul", operands, name=f"{name}_product")
     factor = np.float64(factor / requantize.scale_of(writer, unit.output))
-    return requantize.scaled_rounded(writer, unit, cast(writer, product, ir.DataType.DOUBLE, name), factor)
+    return requantize.scaled_rounded(writer, unit, product, factor)
 
 
 def where(writer: Writer, unit: Unit, node: ir.Node) -> ir.Value:

@@ -12,83 +12,54 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import onnx_ir as ir
 
-from quantcli import affine, graph
+from quantcli import graph
 from quantcli.lowering.wide import planes, requantize
 from quantcli.lowering.wide.lines import Lines, Plane
 from quantcli.lowering.wide.requantize import cast
+from quantcli.lowering.wide.weights import Weight, weight_of
 from quantcli.writer import stem
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
     from quantcli.plan import Unit
     from quantcli.writer import Attribute, Writer
 
-    Floats = npt.NDArray[np.float64]
-
 _CONV_ATTRIBUTES: Final = ("auto_pad", "dilations", "group", "kernel_shape", "pads", "strides")
 _DOUBLE: Final = ir.DataType.DOUBLE
-_ROOM: Final = 2  # a static bound may be off by this factor: later passes round weights and biases anew
 _FEW: Final = 64  # products per output of a grouped convolution up to which float32 is faster
-
-
-@dataclass(frozen=True, slots=True)
-class _Weight:
-    """The int8 weight and integer bias of a unit, and what is known of their sums."""
-
-    value: ir.Value
-    bias: ir.Value
-    factors: Floats  # (C,) steps of the output for one of the accumulator
-    products: int  # summed for one output
-    weight_sum: int  # largest sum of |w| of a channel
-    bias_size: int  # largest |b|
-
-    @property
-    def sums_fit_int32(self) -> bool:
-        """Tell whether 256 * high + low is sure to stay within int32."""
-        return _ROOM * self.weight_sum << 15 < 2**31
-
-    @property
-    def total_fits_int32(self) -> bool:
-        """Tell whether the sum with the bias is sure to stay within int32."""
-        return _ROOM * ((self.weight_sum << 15) + self.bias_size) < 2**31
-
-    @property
-    def fits_float32(self) -> bool:
-        """Tell whether float32 sums over each byte plane are sure to be exact."""
-        return _ROOM * 256 * self.weight_sum < 2**24
-
-    @property
-    def fits_float32_with_bias(self) -> bool:
-        """Tell whether they are even when each plane's sum takes its digits of the bias along."""
-        return self.total_fits_int32 and _ROOM * (256 * (self.weight_sum + 1) + (self.bias_size >> 8)) < 2**24
+_SMALL: Final = 4096  # weights of a matrix up to which one float64 product is faster than two of bytes
 
 
 @dataclass(frozen=True, slots=True)
 class _Sums:
     """Sums over the two planes, int32.
 
-    ``raised`` says that the high ones are 256 times themselves already, ``biased`` that they hold the bias.
+    ``raised`` says that the high ones are 256 times themselves already, ``biased`` that they hold the bias, ``lines``
+    that they are laid out so.
     """
 
     high: ir.Value
     low: ir.Value
     raised: bool = False
     biased: bool = False
+    lines: Lines | None = None
 
 
 def conv(writer: Writer, unit: Unit, node: ir.Node) -> ir.Value:
     """Conv -> two ConvInteger, two float32 Conv for few products per output, or a product of matrices for one pixel."""
-    weight = _weight(writer, unit)
+    weight = weight_of(writer, unit)
     grouped = graph.int_attribute(node, "group", 1) > 1
     shape = [-1, *[1] * (len(weight.value.shape or ()) - 2)]
+    writer.bounds[unit.node] = weight.capacity("int32")
     if _is_of_one_pixel(node):
         sums = _one_pixel_sums(writer, unit, weight)
     elif grouped and weight.products <= _FEW and weight.fits_float32:
         sums = _float_sums(writer, unit, weight, node)
+        writer.bounds[unit.node] = weight.capacity("float32")
     else:
         sums = _conv_sums(writer, unit, weight, node)
-    return requantize.channels_rounded(writer, unit, _with_bias(writer, unit, sums, weight, shape), weight.factors)
+    total = _with_bias(writer, unit, sums, weight, shape)
+    total = total if sums.lines is None else sums.lines.images(writer, total)
+    return requantize.channels_rounded(writer, unit, total, weight.factors)
 
 
 def gemm(writer: Writer, unit: Unit, node: ir.Node) -> ir.Value:
@@ -109,7 +80,7 @@ def product(writer: Writer, unit: Unit, node: ir.Node) -> ir.Value:
     operands = []
     for _, tensor in unit.inputs:
         factor = np.float64(factor * requantize.scale_of(writer, tensor))
-        operands.append(cast(writer, writer.quantized(tensor), ir.DataType.DOUBLE, stem(tensor)))
+        operands.append(requantize.doubles(writer, tensor))
     writer.kernels[unit.node] = "MatMul of integers in float64"
     total = writer.emit("MatMul", operands, name=f"{stem(unit.node)}_sums")
     factor = np.float64(factor / requantize.scale_of(writer, unit.output))
@@ -119,7 +90,7 @@ def product(writer: Writer, unit: Unit, node: ir.Node) -> ir.Value:
 # ---- sums ------------------------------------------------------------------------------------------------------------
 
 
-def _conv_sums(writer: Writer, unit: Unit, weight: _Weight, node: ir.Node) -> _Sums:
+def _conv_sums(writer: Writer, unit: Unit, weight: Weight, node: ir.Node) -> _Sums:
     """Convolve int8 planes with uint8 weights of zero point 128: the other way round onnxruntime is 15 times slower."""
     name, source = stem(unit.node), unit.inputs[0][1]
     split = planes.byte_planes(writer, source, signed=True)
@@ -136,16 +107,14 @@ def _conv_sums(writer: Writer, unit: Unit, weight: _Weight, node: ir.Node) -> _S
             made = on_lines.conv(writer, Plane(source, form, plane, zero), kernel, half)
         sums.append(made)
     writer.kernels[unit.node] = f"ConvInteger on two byte planes{'' if on_lines is None else ', as lines'}"
-    return _Sums(high=sums[0], low=sums[1])
+    return _Sums(high=sums[0], low=sums[1], lines=on_lines)
 
 
-def _float_sums(writer: Writer, unit: Unit, weight: _Weight, node: ir.Node) -> _Sums:
-    """Convolve float32 planes with float32 weights; sums of less than 2**24 steps are exact, and fit int32 raised."""
+def _float_sums(writer: Writer, unit: Unit, weight: Weight, node: ir.Node) -> _Sums:
+    """Convolve float32 planes with float32 weights; sums of less than 2**24 steps, or 2**24 times 256, are exact."""
     name = stem(unit.node)
     kernel = cast(writer, weight.value, ir.DataType.FLOAT, f"{name}_weight")
-    digit = writer.constant("digit_float", np.asarray(256, np.float32))
-    kernels = (writer.emit("Mul", [kernel, digit], name=f"{name}_weight_raised"), kernel)
-    operands = [list(pair) for pair in zip(planes.real_planes(writer, unit.inputs[0][1]), kernels, strict=True)]
+    operands = [[plane, kernel] for plane in planes.real_planes(writer, unit.inputs[0][1])]
     if weight.fits_float32_with_bias:  # an absent bias must not be written as an empty name: it costs the fast layout
         for pair, bias in zip(operands, _bias_digits(writer, name, weight.bias), strict=True):
             pair.append(bias)
@@ -177,7 +146,7 @@ def _is_of_one_pixel(node: ir.Node) -> bool:
     return plain and len(sizes) == 2 and all(d == 1 for shape in sizes for d in list(shape)[2:])
 
 
-def _one_pixel_sums(writer: Writer, unit: Unit, weight: _Weight) -> _Sums:
+def _one_pixel_sums(writer: Writer, unit: Unit, weight: Weight) -> _Sums:
     """Multiply (N, K) by (K, C), the pixel's axes put aside meanwhile."""
     name, rank = stem(unit.node), len(weight.value.shape or ())
     flat = writer.constant("matrix_shape", np.asarray([0, -1], np.int64))
@@ -190,13 +159,29 @@ def _one_pixel_sums(writer: Writer, unit: Unit, weight: _Weight) -> _Sums:
 
 
 def _matmul(writer: Writer, unit: Unit, *, transposed: bool, rank: int | None) -> ir.Value:
-    weight, name = _weight(writer, unit), stem(unit.node)
+    weight, name = weight_of(writer, unit), stem(unit.node)
     columns = weight.value
     if transposed:
         columns = writer.emit("Transpose", [columns], {"perm": [1, 0]}, name=f"{name}_weight_transposed")
-    total = _with_bias(writer, unit, _matmul_sums(writer, unit, columns), weight, [-1])
+    if weight.products * len(weight.factors) <= _SMALL:
+        total = _double_total(writer, unit, weight, columns, rank)
+    else:
+        writer.bounds[unit.node] = weight.capacity("int32")
+        total = _with_bias(writer, unit, _matmul_sums(writer, unit, columns), weight, [-1])
     finish = requantize.channels_rounded if rank == 2 else requantize.scaled_rounded
     return finish(writer, unit, total, weight.factors)
+
+
+def _double_total(writer: Writer, unit: Unit, weight: Weight, columns: ir.Value, rank: int | None) -> ir.Value:
+    """Multiply float64 integers, all of whose sums are exact; a small matrix does not repay parting bytes."""
+    name = stem(unit.node)
+    matrix, bias = (cast(writer, v, _DOUBLE, f"{name}_{w}") for v, w in ((columns, "weight"), (weight.bias, "bias")))
+    operands = [requantize.doubles(writer, unit.inputs[0][1]), matrix]
+    writer.bounds[unit.node] = weight.capacity("float64")
+    writer.kernels[unit.node] = "MatMul of integers in float64"
+    if rank == 2:
+        return writer.emit("Gemm", [*operands, bias], name=f"{name}_total")
+    return writer.emit("Add", [writer.emit("MatMul", operands, name=f"{name}_sums"), bias], name=f"{name}_total")
 
 
 def _matmul_sums(writer: Writer, unit: Unit, columns: ir.Value, shape: ir.Value | None = None) -> _Sums:
@@ -217,7 +202,7 @@ def _reshaped(writer: Writer, value: ir.Value, shape: ir.Value | None) -> ir.Val
     return value if shape is None else writer.emit("Reshape", [value, shape], name="wide_reshaped")
 
 
-def _with_bias(writer: Writer, unit: Unit, sums: _Sums, weight: _Weight, shape: list[int]) -> ir.Value:
+def _with_bias(writer: Writer, unit: Unit, sums: _Sums, weight: Weight, shape: list[int]) -> ir.Value:
     """Return 256 * high + low + bias as float64, added in int32 as far as that is sure to fit."""
     name, bias, high, low = stem(unit.node), weight.bias, sums.high, sums.low
     if len(shape) > 1:
@@ -234,40 +219,3 @@ def _with_bias(writer: Writer, unit: Unit, sums: _Sums, weight: _Weight, shape: 
         total = cast(writer, total, _DOUBLE, name) if weight.sums_fit_int32 else total
         return writer.emit("Add", [total, cast(writer, bias, _DOUBLE, f"{name}_bias")], name=f"{name}_total")
     return cast(writer, writer.emit("Add", [total, bias], name=f"{name}_total"), _DOUBLE, name)
-
-
-# ---- weights ---------------------------------------------------------------------------------------------------------
-
-
-def _weight(writer: Writer, unit: Unit) -> _Weight:
-    value = writer.weight(unit)[0]
-    params = writer.encodings.edges[(unit.node, 1)]
-    integers = graph.constant(value)
-    if integers is None:
-        raise ValueError(f"{unit.weight!r} is no constant")
-    rows = np.moveaxis(integers.astype(np.int64), unit.axis, 0)
-    rows = rows.reshape(len(rows), -1)
-    bias, size = _bias(writer, unit, len(rows))
-    scale = np.broadcast_to(params.scale.astype(np.float64), (len(rows),))
-    factors = requantize.scale_of(writer, unit.inputs[0][1]) * scale / requantize.scale_of(writer, unit.output)
-    largest = int(np.abs(rows).sum(axis=1).max(initial=0))
-    return _Weight(value, bias, np.asarray(factors, np.float64), rows.shape[1], largest, size)
-
-
-def _bias(writer: Writer, unit: Unit, channels: int) -> tuple[ir.Value, int]:
-    """Return the bias in steps of s_in * s_w[c], zeros where there is none, and its largest size.
-
-    It is stored as int32 where half of that type holds it, so that later passes have room, otherwise as int64.
-    """
-    scale = writer.params_of(unit.inputs[0][1]).scale
-    params = affine.bias_params(scale, writer.encodings.edges[(unit.node, 1)])
-    array = graph.constant(writer.values[unit.bias]) if unit.bias else None
-    given = np.zeros(channels) if array is None else np.broadcast_to(array.astype(np.float64).ravel(), (channels,))
-    steps = np.clip(np.rint(given / params.scale.astype(np.float64)), -(2.0**52), 2.0**52).astype(np.int64)
-    size = int(np.abs(steps).max(initial=0))
-    stored = steps.astype(np.int32) if size < affine.BIAS_LIMIT else steps
-    value = writer.own_constant(f"{stem(unit.bias or f'{unit.output}_bias')}_quantized", stored)
-    writer.biases[unit.node] = graph.name_of(value)
-    if unit.bias:
-        writer.params.setdefault(unit.bias, params)
-    return value, size

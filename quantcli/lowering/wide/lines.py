@@ -58,12 +58,15 @@ class Lines:
         return cls(stem(unit.node), *sizes)
 
     def conv(self, writer: Writer, plane: Plane, kernel: ir.Value, kernel_zero: ir.Value) -> ir.Value:
-        """Return the sums of a plane with a uint8 kernel (M, C, 3, 3), as ConvInteger on the images would."""
+        """Return the sums (N, M, 1, H W) of a plane with a uint8 kernel (M, C, 3, 3)."""
         attributes = {"dilations": [1, self.width], "pads": [0, self.width, 0, self.width - 1], "kernel_shape": [1, 3]}
         zero = writer.constant("zero_point", plane.zero)
         operands = [self._line(writer, plane), self._turned(writer, kernel), zero, kernel_zero]
-        sums = writer.emit("ConvInteger", operands, attributes, name=f"{self.name}_ConvInteger")
-        return self._reshaped(writer, sums, [0, 0, self.height, self.width])
+        return writer.emit("ConvInteger", operands, attributes, name=f"{self.name}_ConvInteger")
+
+    def images(self, writer: Writer, lines: ir.Value) -> ir.Value:
+        """Return lines (N, M, 1, H W) as images."""
+        return self._reshaped(writer, lines, [0, 0, self.height, self.width])
 
     def _turned(self, writer: Writer, kernel: ir.Value) -> ir.Value:
         """Return (M, 3 C, 1, 3): for each channel left, own and right, each above, here and below."""

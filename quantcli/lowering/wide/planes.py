@@ -24,6 +24,7 @@ SHIFT: Final = 32768 - 127
 """What the carrier of a signed tensor adds to its integers: all quotients by 256 are then at least -127/256."""
 CARRIER: Final = "carrier"
 _REAL: Final = "real"
+_MAGIC_256: Final = 1.5 * 2.0**31  # neighbouring float32 numbers are 256 apart here: adding it rounds to multiples
 _TILT: Final = 2.0**-18  # anything between 0 and 1.5e-5 parts the ties and nothing else: 255.5 * tilt < 1 / 256
 
 
@@ -81,16 +82,15 @@ def byte_planes(writer: Writer, tensor: str, *, signed: bool) -> Planes:
 
 
 def real_planes(writer: Writer, tensor: str) -> tuple[ir.Value, ir.Value]:
-    """Return high and low as float32 tensors; both are 0 where the tensor is."""
-    form = "high real"
-    if (tensor, form) not in writer.facets:
-        balanced = tensor in writer.nonnegative
-        digits = _high(writer, tensor, np.asarray(0, np.uint8) if balanced else np.asarray(-128, np.int8))
-        rest = ir.DataType.INT8 if balanced else ir.DataType.UINT8
-        low = _cast(writer, writer.quantized(tensor), rest, f"{stem(tensor)}_low")
-        writer.facets[tensor, form] = _cast(writer, digits, ir.DataType.FLOAT, f"{stem(tensor)}_high")
-        writer.facets[tensor, "low real"] = _cast(writer, low, ir.DataType.FLOAT, f"{stem(tensor)}_low")
-    return writer.facets[tensor, form], writer.facets[tensor, "low real"]
+    """Return the nearest multiple of 256, and the rest, in [-128, 128], as float32; both are 0 where the tensor is."""
+    raised, rest = ((tensor, form) for form in ("raised real", "rest real"))
+    if raised not in writer.facets:
+        x, name = real(writer, tensor), stem(tensor)
+        magic = writer.constant("magic_256", np.asarray(_MAGIC_256, np.float32))
+        shifted = writer.emit("Add", [x, magic], name=f"{name}_rounding_256")
+        writer.facets[raised] = writer.emit("Sub", [shifted, magic], name=f"{name}_raised")
+        writer.facets[rest] = writer.emit("Sub", [x, writer.facets[raised]], name=f"{name}_rest")
+    return writer.facets[raised], writer.facets[rest]
 
 
 def _facet(writer: Writer, tensor: str, form: str) -> ir.Value | None:

@@ -5,6 +5,7 @@ Both give clip(rint(f(q * s) / s_y)) with f in float64. A table has 65,536 entri
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -18,7 +19,7 @@ from quantcli.wide_applicability import ARITHMETIC
 from quantcli.writer import stem
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import numpy.typing as npt
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
     Floats = npt.NDArray[np.float64]
 
+_MOST_CHANNELS: Final = 128  # each of which is tried with every int16
+_PIECES: Final = 16  # in which they are tried, for the sake of memory
 _COMPOSED: Final = frozenset({"Clip", "HardSigmoid", "HardSwish", "LeakyRelu", "PRelu"})
 
 
@@ -40,13 +43,9 @@ def function(writer: Writer, unit: Unit, node: ir.Node) -> ir.Value:
 def table_of(writer: Writer, unit: Unit, members: Sequence[ir.Node]) -> npt.NDArray[np.int16]:
     """Return the results for 0 ... 32767, -32768 ... -1: an index below zero counts from the end."""
     q = np.arange(65536, dtype=np.uint16).astype(np.int16)
-    made: dict[ir.Value, Floats] = {}
-    start = q * requantize.scale_of(writer, unit.inputs[0][1])
-    for member in members:
-        operands = [_array(v, made, start) for v in member.inputs if v is not None]
-        made[member.outputs[0]] = evaluate(member.op_type, _attributes(member), operands).reshape(-1)
+    found = _results(members, q * requantize.scale_of(writer, unit.inputs[0][1]), evaluate).reshape(-1)
     with np.errstate(all="ignore"):
-        steps = np.rint(made[members[-1].outputs[0]] / requantize.scale_of(writer, unit.output))
+        steps = np.rint(found / requantize.scale_of(writer, unit.output))
     return np.asarray(np.clip(np.nan_to_num(steps), *requantize.limits_of(writer, unit)), np.int16)
 
 
@@ -66,20 +65,60 @@ def _tabled(writer: Writer, unit: Unit, members: Sequence[ir.Node]) -> ir.Value:
 
 def _computed(writer: Writer, unit: Unit, members: Sequence[ir.Node]) -> ir.Value:
     source, name = unit.inputs[0][1], stem(unit.node)
-    integers = cast(writer, writer.quantized(source), ir.DataType.DOUBLE, stem(source))
-    scale = number(writer, float(requantize.scale_of(writer, source)))
-    start = writer.emit("Mul", [integers, scale], name=f"{name}_real")
+    scale, target = (requantize.scale_of(writer, t) for t in (source, unit.output))
+    form = _form(members, scale, target)
+    integers = requantize.doubles(writer, source)
+    start = writer.emit("Mul", [integers, number(writer, float(scale))], name=f"{name}_real")
     made: dict[ir.Value, ir.Value] = {}
     for member in members:
         operands = [_value(writer, v, made, start) for v in member.inputs if v is not None]
-        made[member.outputs[0]] = _expressed(writer, member, operands)
+        made[member.outputs[0]] = _expressed(writer, form, member, operands)
     writer.kernels[unit.node] = f"{'+'.join(m.op_type for m in members)} in float64"
-    target = number(writer, float(requantize.scale_of(writer, unit.output)))
-    steps = writer.emit("Div", [made[members[-1].outputs[0]], target], name=f"{name}_unscaled")
-    return requantize.rounded(writer, unit, steps)
+    return requantize.rounded(writer, unit, form.divided(writer, made[members[-1].outputs[0]], float(target)))
 
 
-def _expressed(writer: Writer, member: ir.Node, operands: list[ir.Value]) -> ir.Value:
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """How divisions by constants are written: as they are, or as multiplications by the reciprocal."""
+
+    by_reciprocal: bool
+
+    def divided(self, writer: Writer, x: ir.Value, divisor: float) -> ir.Value:
+        if self.by_reciprocal:
+            return _emit(writer, "Mul", x, number(writer, 1 / divisor))
+        return _emit(writer, "Div", x, number(writer, divisor))
+
+
+def _form(members: Sequence[ir.Node], scale: np.float64, target: np.float64) -> _Form:
+    """Multiply, which is five times as fast, where every int16 then gives the same; there are 65,536 of them to try."""
+    constants = [graph.constant(v) for m in members for v in m.inputs if v is not None and graph.is_constant(v)]
+    if max((a.size for a in constants if a is not None), default=1) > _MOST_CHANNELS:
+        return _Form(by_reciprocal=False)
+    with np.errstate(all="ignore"):
+        for some in np.split(np.arange(-32768, 32768) * scale, _PIECES):
+            exact = _results(members, some, evaluate) / target
+            quick = _results(members, some, _evaluate_quickly) * (1 / target)
+            if not np.array_equal(np.rint(exact), np.rint(quick)):
+                return _Form(by_reciprocal=False)
+    return _Form(by_reciprocal=True)
+
+
+def _results(members: Sequence[ir.Node], start: Floats, evaluation: Callable[..., Floats]) -> Floats:
+    """Return what a region makes of real numbers, with one row for each of its constants' entries."""
+    made: dict[ir.Value, Floats] = {}
+    for member in members:
+        operands = [_array(v, made, start) for v in member.inputs if v is not None]
+        made[member.outputs[0]] = evaluation(member.op_type, _attributes(member), operands)
+    return made[members[-1].outputs[0]]
+
+
+def _evaluate_quickly(op_type: str, attributes: Mapping[str, float | str], operands: list[Floats]) -> Floats:
+    if op_type == "HardSwish":
+        return operands[0] * np.clip(operands[0] * (1 / 6) + 0.5, 0, 1)
+    return evaluate(op_type, attributes, operands)
+
+
+def _expressed(writer: Writer, form: _Form, member: ir.Node, operands: list[ir.Value]) -> ir.Value:
     """Append the float64 operators of one member."""
     x, rest = operands[0], operands[1:]
     if member.op_type not in _COMPOSED:
@@ -93,7 +132,7 @@ def _expressed(writer: Writer, member: ir.Node, operands: list[ir.Value]) -> ir.
         alpha, beta = (graph.float_attribute(member, n, d) for n, d in (("alpha", 0.2), ("beta", 0.5)))
         return _hard_sigmoid(writer, _emit(writer, "Mul", x, number(writer, alpha)), beta)
     if member.op_type == "HardSwish":
-        return _emit(writer, "Mul", x, _hard_sigmoid(writer, _emit(writer, "Div", x, number(writer, 6)), 0.5))
+        return _emit(writer, "Mul", x, _hard_sigmoid(writer, form.divided(writer, x, 6), 0.5))
     slope = rest[0] if rest else number(writer, graph.float_attribute(member, "alpha", 0.01))
     negative = _emit(writer, "Mul", _emit(writer, "Min", x, number(writer, 0)), slope)
     return _emit(writer, "Add", _emit(writer, "Relu", x), negative)
@@ -101,7 +140,7 @@ def _expressed(writer: Writer, member: ir.Node, operands: list[ir.Value]) -> ir.
 
 def _hard_sigmoid(writer: Writer, sloped: ir.Value, beta: float) -> ir.Value:
     raised = _emit(writer, "Add", sloped, number(writer, beta))
-    return _emit(writer, "Min", _emit(writer, "Relu", raised), number(writer, 1))
+    return _emit(writer, "Clip", raised, number(writer, 0), number(writer, 1))
 
 
 def _emit(writer: Writer, op_type: str, *operands: ir.Value) -> ir.Value:
@@ -122,7 +161,7 @@ def _value(writer: Writer, value: ir.Value, made: dict[ir.Value, ir.Value], star
 
 def _array(value: ir.Value, made: dict[ir.Value, Floats], start: Floats) -> Floats:
     array = graph.constant(value) if graph.is_constant(value) else None
-    return made.get(value, start) if array is None else array.astype(np.float64).reshape(-1)
+    return made.get(value, start) if array is None else array.astype(np.float64)[..., None]
 
 
 def _attributes(member: ir.Node) -> dict[str, float | str]:

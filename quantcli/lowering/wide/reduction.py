@@ -50,7 +50,7 @@ def average_pool(writer: Writer, unit: Unit, node: ir.Node) -> ir.Value:
 
 def _reduced(writer: Writer, unit: Unit, axes: Sequence[int], *, keep: int, mean: bool) -> ir.Value:
     source, name = writer.quantized(unit.inputs[0][1]), stem(unit.node)
-    real = cast(writer, source, ir.DataType.DOUBLE, name)
+    real = requantize.doubles(writer, unit.inputs[0][1])
     writer.kernels[unit.node] = "ReduceSum in float64"
     if graph.opset(writer.model) >= 13:
         listed = writer.constant("axes", np.asarray(axes, np.int64))

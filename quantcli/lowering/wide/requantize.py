@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from quantcli import graph
 from quantcli.lowering.wide.planes import CARRIER, SHIFT, keep_real, shift_of
+from quantcli.wide_applicability import ARITHMETIC
 from quantcli.writer import stem
 
 if TYPE_CHECKING:
@@ -23,6 +24,11 @@ if TYPE_CHECKING:
     from quantcli.writer import Writer
 
     Floats = npt.NDArray[np.float64]
+
+_DOUBLE: Final = "double"
+_SHIFTED: Final = "shifted"
+_ENDS: Final = ("smallest", "largest")
+_IN_FLOAT64: Final = ARITHMETIC | {"GlobalAveragePool", "ReduceMean", "ReduceSum", "Where"}
 
 MAGIC: Final = 1.5 * 2.0**52
 Limits = tuple[int, int]
@@ -54,10 +60,26 @@ def ratio(writer: Writer, tensor: str, unit: Unit) -> np.float64:
     return np.float64(scale_of(writer, tensor) / scale_of(writer, unit.output))
 
 
+def doubles(writer: Writer, tensor: str) -> ir.Value:
+    """Return the integers of a tensor as float64 numbers.
+
+    Where only float64 arithmetic reads the tensor they are taken before the cast to int16, which nobody then needs.
+    """
+    key = (tensor, _DOUBLE)
+    if key not in writer.facets:
+        if (tensor, _SHIFTED) in writer.facets and _is_read_in_float64(writer, tensor):
+            shifted, low, high = (writer.facets[tensor, form] for form in (_SHIFTED, *_ENDS))
+            steps = writer.emit("Sub", [shifted, number(writer, MAGIC)], name=f"{stem(tensor)}_whole")
+            writer.facets[key] = writer.emit("Clip", [steps, low, high], name=f"{stem(tensor)}_within")
+        else:
+            writer.facets[key] = cast(writer, writer.quantized(tensor), ir.DataType.DOUBLE, stem(tensor))
+    return writer.facets[key]
+
+
 def steps_of(writer: Writer, tensor: str, unit: Unit) -> ir.Value:
     """Return the float64 steps of the unit's output that the integers of a tensor stand for: q * (s / s_y)."""
     name, factor = stem(tensor), ratio(writer, tensor, unit)
-    real = cast(writer, writer.quantized(tensor), ir.DataType.DOUBLE, name)
+    real = doubles(writer, tensor)
     return real if factor == 1 else writer.emit("Mul", [real, number(writer, float(factor))], name=f"{name}_steps")
 
 
@@ -117,6 +139,9 @@ def _from_shifted(writer: Writer, tensor: str, shifted: ir.Value, limits: Limits
     if limits[0] >= 0:
         writer.nonnegative.add(tensor)
     offset = shift_of(writer, tensor)
+    writer.facets[tensor, _SHIFTED] = shifted
+    for form, limit in zip(_ENDS, limits, strict=True):
+        writer.facets[tensor, form] = number(writer, limit)
     steps = writer.emit("Sub", [shifted, number(writer, MAGIC - offset)], name=f"{name}_steps")
     real = cast(writer, steps, ir.DataType.FLOAT, name)
     if offset == 0 or limits != (-32768, 32767):
@@ -140,6 +165,11 @@ def _from_shifted(writer: Writer, tensor: str, shifted: ir.Value, limits: Limits
 def _clipped(writer: Writer, name: str, real: ir.Value, limits: Limits) -> ir.Value:
     ends = [writer.constant(f"limit_{v}", np.asarray(v, np.float32)) for v in limits]
     return writer.emit("Clip", [real, *ends], name=f"{name}_clip")
+
+
+def _is_read_in_float64(writer: Writer, tensor: str) -> bool:
+    readers = {n.op_type for n, _ in graph.consumers(writer.values[tensor])}
+    return readers <= _IN_FLOAT64 and writer.values[tensor] not in writer.graph.outputs
 
 
 _BATCH_NORM: Final = ("ratios", "magic", "zeros", "ones")

@@ -1,6 +1,7 @@
-"""Softmax of int16: a table of exponentials as integers, their exact sum, one division, one rounding.
+"""Softmax of int16: exponentials as integers, their exact sum, one division, one rounding.
 
-E(d) = rint(exp(d * s) * 2**30) for the distance d <= 0 from the largest value; y = rint(E * (1 / s_y) / sum(E)).
+E(d) = rint(T1[h] * T2[l]) for the distance d = 256 * h + l >= 0 from the largest value, with the float64 tables
+T1[h] = exp(h * (-256 * s)) * 2**30 and T2[l] = exp(l * -s); y = rint(E * (1 / s_y) / sum(E)).
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from quantcli.plan import Unit
     from quantcli.writer import Writer
 
+    Floats = npt.NDArray[np.float64]
+
 _BITS: Final = 30
 
 
@@ -29,33 +32,40 @@ def softmax(writer: Writer, unit: Unit, node: ir.Node) -> ir.Value:
     source, name = unit.inputs[0][1], stem(unit.node)
     axis = graph.int_attribute(node, "axis", -1)
     real = planes.real(writer, source)
-    distance = writer.emit("Sub", [real, _reduced(writer, "ReduceMax", real, axis, name)], name=f"{name}_distance")
-    powers = cast(writer, _looked_up(writer, source, distance, name), ir.DataType.DOUBLE, f"{name}_powers")
+    distance = writer.emit("Sub", [_reduced(writer, "ReduceMax", real, axis, name), real], name=f"{name}_distance")
+    powers = _looked_up(writer, source, distance, name)
     whole = writer.constant(f"{name}_whole", np.asarray(1 / requantize.scale_of(writer, unit.output)))
     scaled = writer.emit("Mul", [powers, whole], name=f"{name}_scaled")
     total = _reduced(writer, "ReduceSum", powers, axis, name)
-    writer.kernels[unit.node] = "table of exponentials"
+    writer.kernels[unit.node] = "tables of exponentials"
     return requantize.rounded(writer, unit, writer.emit("Div", [scaled, total], name=f"{name}_share"))
 
 
-def exponentials(scale: np.float64) -> npt.NDArray[np.int32]:
-    """Return E(0), E(-1), ... up to the first 0, or for all distances that there are."""
-    last = min(65535, int(np.ceil((_BITS + 2) * np.log(2) / scale)))
-    return np.rint(np.exp(-np.arange(last + 1) * scale) * 2.0**_BITS).astype(np.int32)
+def exponentials(scale: np.float64) -> tuple[Floats, Floats]:
+    """Return T1 and T2 for all bytes."""
+    digits = np.arange(256)
+    return np.exp(digits * (-256 * scale)) * 2.0**_BITS, np.exp(digits * -scale)
 
 
 def _looked_up(writer: Writer, source: str, distance: ir.Value, name: str) -> ir.Value:
-    """Return the exponentials of non-positive float32 distances as int32; beyond the table all are its last entry."""
-    table = exponentials(requantize.scale_of(writer, source))
-    away = writer.emit("Neg", [distance], name=f"{name}_away")
-    last = writer.constant(f"{name}_last", np.asarray(len(table) - 1, np.float32))
-    index = cast(writer, writer.emit("Min", [away, last], name=f"{name}_near"), ir.DataType.INT32, f"{name}_index")
+    """Return the exponentials of distances, float32 from 0 to 65535, as float64 integers."""
     flat = writer.constant("flat", np.asarray([-1], np.int64))
+    index = cast(writer, distance, ir.DataType.INT32, f"{name}_index")
     row = writer.emit("Reshape", [index, flat], name=f"{name}_flat")
-    entries = writer.constant(f"{name}_exponentials", table)
-    found = writer.emit("GatherElements", [entries, row], {"axis": 0}, name=f"{name}_lookup")
+    step = writer.constant("digit", np.asarray(256, np.int32))
+    digits = [
+        writer.emit("Div", [row, step], name=f"{name}_high"),
+        cast(writer, cast(writer, row, ir.DataType.UINT8, f"{name}_low"), ir.DataType.INT32, f"{name}_low"),
+    ]
+    tables = exponentials(requantize.scale_of(writer, source))
+    entries = [writer.constant(f"{name}_exponentials", t) for t in tables]
+    found = [
+        writer.emit("GatherElements", [table, digit], {"axis": 0}, name=f"{name}_lookup")
+        for table, digit in zip(entries, digits, strict=True)
+    ]
+    power = writer.emit("Round", [writer.emit("Mul", found, name=f"{name}_power")], name=f"{name}_power")
     shape = writer.emit("Shape", [distance], name=f"{name}_shape")
-    return writer.emit("Reshape", [found, shape], name=f"{name}_unflat")
+    return writer.emit("Reshape", [power, shape], name=f"{name}_unflat")
 
 
 def _reduced(writer: Writer, op_type: str, value: ir.Value, axis: int, name: str) -> ir.Value:
