@@ -12,7 +12,7 @@ demo: $(READY)
 	cd $(DEMO) && $(abspath $(BIN))/quant convert --mode int8-only
 
 test: check
-	$(BIN)/python -m pytest --cov=quantcli --cov-report=term:skip-covered --cov-fail-under=90
+	$(BIN)/python -m pytest -n auto --cov=quantcli --cov-report=term:skip-covered --cov-fail-under=90
 
 check: $(READY)
 	$(BIN)/ruff format --check .

@@ -19,7 +19,10 @@ UNTOUCHED: Final = "untouched"  # computes with integers or strings of the user'
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One node of the user's graph: its fate, the kernel that computes it, and why."""
+    """One node of the user's graph: its fate, the kernel that computes it, and why.
+
+    ``by_design`` is a float operator that the mode has nothing to store or compute smaller for; ``--strict`` passes it.
+    """
 
     node: str
     op_type: str
@@ -27,6 +30,7 @@ class Entry:
     kernel: str = ""
     reason: str = ""
     macs: int = 0
+    by_design: bool = False
 
 
 @dataclass(frozen=True, slots=True)

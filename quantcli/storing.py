@@ -213,7 +213,8 @@ class _Fates:
             )
         if not self._touches_float(node):
             return Entry(name, op_type, UNTOUCHED, reason="no float32 tensor")
-        return Entry(name, op_type, FLOAT, reason=self.kept.get(name) or self.against.get(name) or self._why(node))
+        reason = self.kept.get(name) or self.against.get(name) or self._why(node)
+        return Entry(name, op_type, FLOAT, reason=reason, by_design=name not in self.kept)
 
     def _touches_float(self, node: ir.Node) -> bool:
         infos = [self.infos.get(graph.name_of(v)) for v in (*node.inputs, *node.outputs) if v is not None and v.name]

@@ -37,6 +37,7 @@ SHARED: Final[Mapping[str, Mapping[str, str]]] = {
     "check_parity": {},
     "check_operators": {},
     "equalize": {},
+    "expand_prelu": {},
 }
 CALIBRATE: Final = "calibrate"
 

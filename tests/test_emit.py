@@ -332,6 +332,31 @@ def test_a_float_operator_between_integer_ones_reads_and_gives_real_numbers(benc
     assert close(made)
 
 
+@pytest.mark.parametrize(
+    "kept",
+    [
+        "Conv(a, v)",
+        "Relu(Conv(a, v))",
+        "Clip(Conv(a, v), zero, six)",
+        "Relu(ConvTranspose(a, v))",
+    ],
+)
+def test_the_weight_of_an_operator_kept_float_is_not_rounded_by_the_runtime(bench, kept):
+    """Between DQ and Q onnxruntime would round it per tensor: channels of small weights would be lost."""
+    scales = np.float32([1000, 100, 10, 1]).reshape(4, 1, 1, 1)
+    inner = "ConvTranspose" if "Transpose" in kept else "Conv"
+    weight = models.weight(4, 4, 3, 3) * (scales if inner == "Conv" else scales.reshape(1, 4, 1, 1))
+    wrapped = {"Relu": "r = Relu(t)", "Clip": "r = Clip(t, zero, six)"}.get(kept.partition("(")[0], "r = Identity(t)")
+    model = models.text(
+        f"(float[1,3,9,9] x) => (float y) {{ a = Conv(x, w) [t] t = {inner}(a, v) {wrapped} y = Conv(r, w2) }}",
+        w=models.weight(4, 3, 3, 3), v=weight, w2=models.weight(2, 4, 3, 3), zero=0.0, six=6000.0,
+    )  # fmt: skip
+    made = bench.convert(model, "full-integer", keep_float=("t",))
+    found, plain = (made.run(made.feeds[0], optimize=o)["y"] for o in (True, False))
+    step = made.grids["y"].scale
+    assert np.abs(found - plain).max() <= 2.01 * step
+
+
 def test_a_subgraph_reads_what_it_read_before(bench):
     """The branches read a tensor and a weight of the outer graph; both must still be there, as real numbers."""
     branches = {}

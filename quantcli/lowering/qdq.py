@@ -28,7 +28,7 @@ def write(writer: Writer, unit: Unit) -> None:
         node.replace_input_with(index, writer.dequantized(tensor))
     if unit.lowering == "read":
         return
-    bits = writer.params_of(unit.inputs[0][1]).spec.dtype.bits
+    bits = writer.params_of(unit.inputs[0][1] if unit.inputs else unit.output).spec.dtype.bits
     if unit.float_result:
         writer.kernels[unit.node] = f"{node.op_type} of DQ, result in float"
         _with_float_result(writer, unit, node)

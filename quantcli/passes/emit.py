@@ -29,6 +29,7 @@ FORMS: Final[dict[tuple[str, bool], Write]] = {  # by format, and whether activa
     ("qdq", True): qdq.write,
     ("integer", True): wide.write,
 }
+_WEIGHTED: Final = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _IN_FLOAT: Final = "onnxruntime's CPU provider computes 16-bit Q and DQ in float; other runtimes may not"
 
 
@@ -69,9 +70,10 @@ def _keep_float(writer: Writer, plan: Plan) -> None:
 
     A Sum of one operand is a copy that no optimization of onnxruntime removes; it costs less than the kernel would.
     """
-    for node in [n for n in writer.graph if graph.node_name(n) in plan.skipped and is_fused(n.op_type)]:
+    for node in [n for n in writer.graph if graph.node_name(n) in plan.skipped]:
+        weighted = graph.is_onnx(node, *_WEIGHTED)  # onnxruntime would round the weight of one, too
         value = next((v for v in node.inputs if v is not None and _is_dequantized(v)), None)
-        if value is None or not (node.op_type in ("MatMul", "Gemm") or _is_quantized_again(node)):
+        if value is None or not (weighted or (is_fused(node.op_type) and _is_quantized_again(node))):
             continue
         apart = writer.emit("Sum", [value], name=f"{node.name}_in_float", output_name=f"{value.name}_in_float")
         node.replace_input_with(node.inputs.index(value), apart)

@@ -5,16 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Final
 
-from quantcli import graph
+from quantcli import graph, patterns
 from quantcli.report import FLOAT, UNTOUCHED, Entry
 from quantcli.state import Quantized
 
 if TYPE_CHECKING:
+    from collections.abc import Container
+
     import onnx_ir as ir
 
     from quantcli.state import State, Tick
 
-_ASKED: Final = "the mode quantizes nothing"
+_NOTHING: Final = "the mode quantizes nothing"
+_ASKED: Final = "kept float as asked"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +31,17 @@ class EmitFloat:
         """Emit the model."""
         del tick
         model = state.model.clone()
-        entries = {graph.node_name(n): _entry(n) for n in model.graph}
+        matched = patterns.match_all(state.recipe.exclude, model, state.report.ledger)
+        asked = {name for names in matched.values() for name in names}
+        entries = {graph.node_name(n): _entry(n, asked) for n in model.graph}
         return replace(state, quantized=Quantized(model)).entered(entries)
 
 
-def _entry(node: ir.Node) -> Entry:
+def _entry(node: ir.Node, asked: Container[str]) -> Entry:
     floats = any(v is not None and v.dtype is not None and v.dtype.is_floating_point() for v in node.outputs)
-    fate, reason = (FLOAT, _ASKED) if floats else (UNTOUCHED, "no float tensor")
-    return Entry(graph.node_name(node), graph.describe_op(node), fate, reason=reason)
+    name, fate, reason = graph.node_name(node), FLOAT, _NOTHING
+    if not floats:
+        fate, reason = UNTOUCHED, "no float tensor"
+    elif name in asked:
+        reason = _ASKED
+    return Entry(name, graph.describe_op(node), fate, reason=reason, by_design=reason is not _ASKED)

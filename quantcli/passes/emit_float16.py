@@ -104,7 +104,8 @@ def _entry(node: ir.Node, constants: Constants, floats: Mapping[ir.Node, str]) -
         return Entry(name, op_type, STORED, WIDENED, reason)
     if not _has_floats(node):
         return Entry(name, op_type, UNTOUCHED, reason="no float tensor")
-    return Entry(name, op_type, FLOAT, reason=reason or "it reads no constant")
+    refused = bool(floats[node]) or any(v in constants.refused for v in read)
+    return Entry(name, op_type, FLOAT, reason=reason or "it reads no constant", by_design=not refused)
 
 
 def _constants_of(node: ir.Node) -> Iterator[ir.Value]:

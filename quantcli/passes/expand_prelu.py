@@ -30,6 +30,8 @@ class ExpandPrelu:
     def __call__(self, state: State, tick: Tick) -> State:
         """Rewrite the prepared model."""
         del tick
+        if not any(graph.is_onnx(n, "PRelu") for n in state.model.graph):
+            return state
         model = state.model.clone()
         names = graph.Names(model)
         for node in list(model.graph):

@@ -82,7 +82,9 @@ def product(writer: Writer, unit: Unit, node: ir.Node) -> ir.Value:
         factor = np.float64(factor * requantize.scale_of(writer, tensor))
         operands.append(requantize.doubles(writer, tensor))
     writer.kernels[unit.node] = "MatMul of integers in float64"
-    total = writer.emit("MatMul", operands, name=f"{stem(unit.node)}_sums")
+    sums = writer.emit("MatMul", operands, name=f"{stem(unit.node)}_sums")
+    # a copy, or onnxruntime makes one operator of product and factor, whose factor is a float32 attribute
+    total = writer.emit("Sum", [sums], name=f"{stem(unit.node)}_apart")
     factor = np.float64(factor / requantize.scale_of(writer, unit.output))
     return requantize.scaled_rounded(writer, unit, total, factor)
 

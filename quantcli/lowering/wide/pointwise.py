@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _MOST_CHANNELS: Final = 128  # each of which is tried with every int16
 _PIECES: Final = 16  # in which they are tried, for the sake of memory
+_END: Final = {1: -np.inf, 2: np.inf}  # of a Clip that has no limit on that side
 _COMPOSED: Final = frozenset({"Clip", "HardSigmoid", "HardSwish", "LeakyRelu", "PRelu"})
 
 
@@ -71,7 +72,10 @@ def _computed(writer: Writer, unit: Unit, members: Sequence[ir.Node]) -> ir.Valu
     start = writer.emit("Mul", [integers, number(writer, float(scale))], name=f"{name}_real")
     made: dict[ir.Value, ir.Value] = {}
     for member in members:
-        operands = [_value(writer, v, made, start) for v in member.inputs if v is not None]
+        operands = [
+            number(writer, _END[i]) if v is None else _value(writer, v, made, start)
+            for i, v in enumerate(member.inputs)
+        ]
         made[member.outputs[0]] = _expressed(writer, form, member, operands)
     writer.kernels[unit.node] = f"{'+'.join(m.op_type for m in members)} in float64"
     return requantize.rounded(writer, unit, form.divided(writer, made[members[-1].outputs[0]], float(target)))
@@ -107,7 +111,7 @@ def _results(members: Sequence[ir.Node], start: Floats, evaluation: Callable[...
     """Return what a region makes of real numbers, with one row for each of its constants' entries."""
     made: dict[ir.Value, Floats] = {}
     for member in members:
-        operands = [_array(v, made, start) for v in member.inputs if v is not None]
+        operands = [np.asarray(_END[i]) if v is None else _array(v, made, start) for i, v in enumerate(member.inputs)]
         made[member.outputs[0]] = evaluation(member.op_type, _attributes(member), operands)
     return made[members[-1].outputs[0]]
 
