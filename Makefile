@@ -6,12 +6,15 @@ READY := $(VENV)/.ready
 ZOO ?=
 DEMO := build/demo
 
-.PHONY: demo test check bench zoo wheel clean
+.PHONY: demo test coverage check bench zoo wheel clean
 demo: $(READY)
 	rm -rf $(DEMO) && mkdir -p $(DEMO)
 	cd $(DEMO) && $(abspath $(BIN))/quant convert --mode int8-only
 
 test: check
+	$(BIN)/python -m pytest -n auto
+
+coverage: $(READY)
 	$(BIN)/python -m pytest -n auto --cov=quantcli --cov-report=term:skip-covered --cov-fail-under=90
 
 check: $(READY)
