@@ -53,9 +53,9 @@ WEIGHTS = {
     "features.conv.weight",
     "classifier.weight",
 }
-ENCODED = {  # but for biases: Softmax stays float in full-integer, and what it reads
+ENCODED = {  # but for biases: Softmax stays float in full-integer
     "int8-only": ACTIVATIONS | WEIGHTS,
-    "full-integer": (ACTIVATIONS - {"probabilities", "classifier"}) | WEIGHTS,
+    "full-integer": (ACTIVATIONS - {"probabilities"}) | WEIGHTS,
 }
 
 
