@@ -115,7 +115,7 @@ RULES: Final = (
     Rule(
         _when("for size", "language"),
         ("weight-only-int4", "weight-only-int8", "dynamic-range", "float16", "none"),
-        "weights of matrix products and embeddings are nearly all of a language model: 4 bits make it smallest",
+        "weights of matrix products and embeddings are nearly all of such a transformer: 4 bits make it smallest",
     ),
     Rule(
         _when("for size", "transformer"),
@@ -130,7 +130,7 @@ RULES: Final = (
     Rule(
         _when("language"),
         ("dynamic-range", "weight-only-int8", "weight-only-int4", "float16", "none"),
-        "a language model's activations have outliers that one static 8-bit range ruins; "
+        "a transformer's activations have outliers that one static 8-bit range ruins; "
         "dynamic ranges follow each input, and its matrix products become integer",
     ),
     Rule(

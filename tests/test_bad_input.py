@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import models
@@ -595,7 +596,15 @@ def test_an_interrupt_while_the_passes_are_found_leaves_nothing(interrupted, mon
 def test_a_real_interrupt_ends_the_process_with_130_and_no_traceback(place, tmp_path):
     before = snapshot(tmp_path)
     command = [sys.executable, "-m", "quantcli", "convert", "m.onnx", "--random-data", "20000", "--threads", "1"]
-    with subprocess.Popen(command, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:  # noqa: S603 - ours
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # tests started in the background ignore the signal
+    with subprocess.Popen(  # noqa: S603 - ours
+        command,
+        cwd=place,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=heard,  # noqa: PLW1509 - nothing but a handler is set
+    ) as process:
         first = process.stderr.readline()
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
