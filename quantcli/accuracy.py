@@ -69,7 +69,7 @@ def expected(state: State) -> Expected | None:
     """Return the classes that the user's model finds; None for a plan, and where the dataset has no labels."""
     if state.data is None or not state.data.labels or state.report.verification is None:
         return None
-    session = runtime.load(state.original, threads=state.threads)
+    session = runtime.load(state.reference, threads=state.threads)
     output = class_output(session.run(next(iter(state.data))))
     return Expected(output, _classes(session, state.data, output, {})) if output is not None else None
 

@@ -91,11 +91,13 @@ class Shown:
         model: The model as he calls it; empty for the bundled sample.
         dataset: Likewise the dataset; None for none that has a name.
         target: One of ``TARGETS``.
+        custom_op_libs: Libraries of custom operators.
     """
 
     model: str = ""
     dataset: str | None = None
     target: str = "cpu"
+    custom_op_libs: tuple[str, ...] = ()
 
 
 def advise(facts: Facts, prospects: Sequence[Prospect], asked: Shown) -> Advice:
@@ -113,6 +115,7 @@ def advise(facts: Facts, prospects: Sequence[Prospect], asked: Shown) -> Advice:
     command = ["quant", "convert", *([asked.model] if asked.model else []), "--mode", best.mode]
     if asked.dataset is not None or (best.needs_data and asked.model):
         command += ["--representative-dataset", asked.dataset or SPEC]
+    command += [word for lib in asked.custom_op_libs for word in ("--custom-op-lib", lib)]
     missing = () if facts.samples or not best.needs_data else (f"make {SPEC} first: see docs/dataset.md",)
     return Advice(
         mode=best.mode,

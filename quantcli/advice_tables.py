@@ -181,7 +181,7 @@ NOTES: Final = (
     ),
     Note(_when("weightless"), "less than half of the file is float weights: no mode makes the rest smaller"),
     Note(_when("free"), "some dimensions are free: the work is counted for the sizes of one sample"),
-    Note(_when("control"), "bodies of If, Loop and Scan stay float; their work is not counted"),
+    Note(_when("control"), "bodies of If, Loop and Scan are converted too; their work is not counted here"),
     Note(
         _when("few samples"), "fewer than 20 samples: ranges come out too narrow; some tens to a few hundred are usual"
     ),

@@ -6,6 +6,7 @@ representable, rounding is half to even. Knows nothing of ONNX graphs.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from quantcli.quant import Granularity
 
 T = TypeVar("T", bound=np.generic)
+Floor = Callable[["npt.NDArray[np.floating]", QuantSpec], "npt.NDArray[np.float32]"]
+"""Gives the smallest scale(s) that a constant may have."""
 
 # The smallest scale that is ever chosen: so far above the subnormals of float32 that products of two stay normal.
 SMALLEST_SCALE: Final = np.float32(2.0**-60)
@@ -73,7 +76,9 @@ def weight_params(
     return choose_params(low, high, spec, smallest_scale=floor)
 
 
-def searched_params(weight: npt.NDArray[np.floating], spec: QuantSpec, *, mean: float = 0.0) -> QuantParams:
+def searched_params(
+    weight: npt.NDArray[np.floating], spec: QuantSpec, *, mean: float = 0.0, floor: Floor | None = None
+) -> QuantParams:
     """Choose the parameters of a constant whose rounding changes the products with it least, group by group.
 
     With inputs of variance 1 and mean m, rounding errors d change a product by ``sum(d**2) + m**2 * sum(d)**2`` in the
@@ -83,15 +88,16 @@ def searched_params(weight: npt.NDArray[np.floating], spec: QuantSpec, *, mean: 
         weight: The constant.
         spec: What is wanted.
         mean: ``m**2``; what comes out of a Relu has 0.47 (a rectified normal distribution).
+        floor: Gives the smallest scales allowed; the search then begins at them where the extremes ask for less.
     """
     shares, grouping = _shares(spec, weight.size), spec.granularity
     axes = [a for a in range(weight.ndim) if not isinstance(grouping, PerBlock) or a != grouping.axis % weight.ndim]
     if isinstance(grouping, PerTensor) or not axes or not weight.size:
-        return _searched(weight, spec, shares, mean)
+        return _searched(weight, spec, shares, mean, floor)
     axis = grouping.axis if isinstance(grouping, PerAxis) else axes[0]
     pieces = min(weight.shape[axis], -(-weight.size // SEARCHED_AT_ONCE))
     split = np.array_split(weight, pieces, axis)
-    found = [_searched(np.ascontiguousarray(piece), spec, shares, mean) for piece in split]
+    found = [_searched(np.ascontiguousarray(piece), spec, shares, mean, floor) for piece in split]
     along = 0 if isinstance(grouping, PerAxis) else axis
     scale = np.concatenate([p.scale for p in found], along)
     return QuantParams(spec, _frozen(scale), _frozen(np.concatenate([p.zero_point for p in found], along)))
@@ -212,12 +218,19 @@ def _extremes(
     return np.asarray(grouped.min(axis=axes, initial=0)), np.asarray(grouped.max(axis=axes, initial=0))
 
 
-def _searched(weight: npt.NDArray[np.floating], spec: QuantSpec, shares: list[float], mean: float) -> QuantParams:
+def _searched(
+    weight: npt.NDArray[np.floating], spec: QuantSpec, shares: list[float], mean: float, floor: Floor | None
+) -> QuantParams:
     low, high = _extremes(weight, spec.granularity)
-    best = choose_params(low * shares[0], high * shares[0], spec)
+    smallest = np.asarray(SMALLEST_SCALE)
+    if floor is not None:
+        wanted = floor(weight, spec)
+        smallest, widest = np.maximum(wanted, SMALLEST_SCALE), (wanted * (spec.qmax - spec.qmin) / 2).astype(low.dtype)
+        low, high = np.minimum(low, -widest), np.maximum(high, widest)
+    best = choose_params(low * shares[0], high * shares[0], spec, smallest_scale=smallest)
     least = _product_error(weight, best, mean)
     for share in shares[1:]:
-        tried = choose_params(low * share, high * share, spec)
+        tried = choose_params(low * share, high * share, spec, smallest_scale=smallest)
         error = _product_error(weight, tried, mean)
         better = error < least
         least = np.where(better, error, least)

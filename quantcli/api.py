@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from quantcli import advice, data, execution, fitting, jobs, modes, outcome, survey, together
+from quantcli import advice, attempts, data, execution, fitting, jobs, modes, outcome, survey, together
 from quantcli.advice import Advice
 from quantcli.advice_tables import TARGETS
 from quantcli.errors import QuantError, UsageError, did_you_mean
 from quantcli.jobs import DataSource, Job
 from quantcli.options import Options, resolved
 from quantcli.outcome import Result
-from quantcli.runtime import Latency
+from quantcli.racing import Latency
 from quantcli.ties import End
 from quantcli.together import latencies
 
@@ -101,18 +101,17 @@ def convert_all(
     path, source = _given(model, representative_dataset, asked)
     folder = _folder(output)
     fit = together.with_data(known, source, asked)
-    recipes, outcomes = together.good(fit), dict[str, Result | QuantError](together.refusals(fit))
+    recipes, outcomes = attempts.good(fit), dict[str, Result | QuantError](attempts.refusals(fit))
     todo = {mode: Job(path, folder / f"{path.stem}.{mode}.onnx", source) for mode in recipes}
     if todo:
         first, *others = todo.values()
         original = jobs.loaded(first, asked, [job.target for job in others])
         states = jobs.begun_all(first, original, recipes, asked)
-        said = {mode: _notes(model, left_out[mode]) for mode in states}
-        ended = together.run({m: s.noted(notes=said[m]) for m, s in states.items()}, asked, instruments)
-        done = together.good(ended)
+        ended = together.run(states, asked, instruments)
+        done = {m: s.noted(notes=_notes(model, left_out[m])) for m, s in attempts.good(ended).items()}
         written = outcome.settled_apart({mode: todo[mode] for mode in done}, done, asked)
-        outcomes = {**outcomes, **together.refusals(ended), **written}
-    together.check_any(outcomes)
+        outcomes = {**outcomes, **attempts.refusals(ended), **written}
+    attempts.check_any(outcomes)
     return {mode: outcomes[mode] for mode in known}
 
 
@@ -153,7 +152,11 @@ def convert_signatures(
 
 
 def advise(
-    model: str | Path | None = None, *, representative_dataset: DataSource | None = None, target: str = "cpu"
+    model: str | Path | None = None,
+    *,
+    representative_dataset: DataSource | None = None,
+    target: str = "cpu",
+    custom_op_libs: Sequence[str | Path] = (),
 ) -> Advice:
     """Recommend a mode for a model; nothing is converted.
 
@@ -161,20 +164,22 @@ def advise(
         model: The model; None is the bundled sample.
         representative_dataset: As ``convert`` takes it, if there is one.
         target: ``cpu``, ``edge-integer``, ``gpu`` or ``size``.
+        custom_op_libs: Shared libraries of custom operators that the model needs.
 
     Raises:
         QuantError: The model or the dataset is wrong, or there is no such target.
     """
     if target not in TARGETS:
         raise UsageError(f"unknown target {target!r}{did_you_mean(target, TARGETS)}; expected {' | '.join(TARGETS)}")
-    asked = Options(dry_run=True)
+    asked = Options(dry_run=True, custom_op_libs=tuple(Path(lib) for lib in custom_op_libs))
     path, source = _given(model, representative_dataset, asked)
     job = Job(path, path, source)
     recipes = {name: resolved(name, asked) for name in modes.names()}
     states = jobs.begun_all(job, jobs.loaded(job, asked), recipes, asked)
     found, expected = survey.made(job, states, together.run(states, asked))
     named = isinstance(representative_dataset, str | Path)
-    shown = advice.Shown(str(model or ""), str(representative_dataset) if named else None, target)
+    libs = tuple(str(lib) for lib in custom_op_libs)
+    shown = advice.Shown(str(model or ""), str(representative_dataset) if named else None, target, libs)
     return advice.advise(found, expected, shown)
 
 

@@ -7,7 +7,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from quantcli import files
 from quantcli.api import Result, convert
+from quantcli.errors import OutputError
 from quantcli.options import Options
 
 if TYPE_CHECKING:
@@ -49,11 +51,17 @@ class Converter:
             QuantError: The conversion failed; nothing was written.
         """
         if output is not None:
-            return self._to(Path(output))
+            return self._to(Path(output)).read_bytes()
         with TemporaryDirectory() as folder:
-            return self._to(Path(folder) / f"{Path(self.model).stem}.onnx")
+            written = self._to(Path(folder) / f"{Path(self.model).stem}.onnx")
+            if files.data_file(written).exists():
+                raise OutputError(
+                    f"{self.model}: the result is too large for one file and cannot be returned as bytes alone",
+                    hint="give convert() an output; the weights are written into a second file beside it",
+                )
+            return written.read_bytes()
 
-    def _to(self, output: Path) -> bytes:
+    def _to(self, output: Path) -> Path:
         options = Options(input_type=self.inference_input_type, output_type=self.inference_output_type)
         result: Result = convert(
             self.model,
@@ -62,4 +70,4 @@ class Converter:
             output=output,
             options=options,
         )
-        return (result.output or output).read_bytes()
+        return result.output or output

@@ -5,10 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Final
-
-import onnx_ir as ir
+from dataclasses import asdict, dataclass, field
+from typing import IO, TYPE_CHECKING, Final
 
 import quantcli
 from quantcli import encodings as schema
@@ -17,6 +15,8 @@ from quantcli import files, graph, runtime
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
+
+    import onnx_ir as ir
 
     from quantcli.encodings import Json
     from quantcli.quant import QuantParams
@@ -36,6 +36,35 @@ def text(document: Mapping[str, Json]) -> str:
     return json.dumps(_sayable(dict(document)), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A document as the contents of a file.
+
+    Attributes:
+        document: The document, or what stands around its encodings.
+        params: The encodings, to be entered one by one: all of them together may be larger than the model.
+    """
+
+    document: Mapping[str, Json]
+    params: Mapping[str, QuantParams] = field(default_factory=dict)
+
+    def write_to(self, stream: IO[bytes]) -> None:
+        """Write the text of the document."""
+        for part in self._parts():
+            stream.write(part.encode())
+
+    def _parts(self) -> Iterator[str]:
+        if not self.params:
+            yield text(self.document)
+            return
+        before, _, after = text({**self.document, "encodings": [None]}).partition("null")
+        yield before
+        for index, entry in enumerate(schema.entries_of(self.params)):
+            shown = json.dumps(_sayable(entry), indent=1, ensure_ascii=False, allow_nan=False)
+            yield (",\n  " if index else "") + shown.replace("\n", "\n  ")
+        yield after
+
+
 def provenance(state: State, path: Path) -> dict[str, Json]:
     """Return what decides the result: versions, mode, and the digests of model, data and recipe."""
     data = state.data
@@ -45,6 +74,7 @@ def provenance(state: State, path: Path) -> dict[str, Json]:
         "mode": state.recipe.name,
         "format": state.recipe.format,
         "model_sha256": files.sha256(path),
+        **({"weights_sha256": beside} if (beside := _weights_digests(state, path)) else {}),
         "data_sha256": data.digest() if data is not None else None,
         "data": data.description if data is not None else None,
         "random_data": is_random(state),
@@ -52,6 +82,12 @@ def provenance(state: State, path: Path) -> dict[str, Json]:
         "coverage": dict(state.report.count()),
         "equalized": list(state.report.equalized),
     }
+
+
+def _weights_digests(state: State, path: Path) -> dict[str, Json]:
+    """Return the digest of every file beside the model that holds weights, by name."""
+    beside = files.external_files(state.original, path)
+    return {place.relative_to(path.parent).as_posix(): files.sha256(place) for place in beside}
 
 
 def stamped(state: State, facts: Mapping[str, Json]) -> ir.Model:
@@ -114,9 +150,7 @@ def encodings(state: State, facts: Mapping[str, Json]) -> dict[str, Json]:
 
 def external_bytes(model: ir.Model) -> int:
     """Return the size of the weights that lie beside the model file."""
-    return sum(
-        v.const_value.nbytes for v in model.graph.initializers.values() if isinstance(v.const_value, ir.ExternalTensor)
-    )
+    return sum(int(tensor.nbytes) for _, tensor in graph.external_constants(model))
 
 
 def report(state: State, path: Path, sizes: tuple[int, int] | None) -> dict[str, Json]:
@@ -129,8 +163,10 @@ def report(state: State, path: Path, sizes: tuple[int, int] | None) -> dict[str,
         "data": state.data.description if state.data else None,
         "random_data": is_random(state),
         "coverage": dict(r.count()),
+        "work": _work(state),
         "ledger": [
             {"node": e.node, "op_type": e.op_type, "fate": e.fate, "kernel": e.kernel, "reason": e.reason}
+            | ({"macs": e.macs} if e.macs else {})
             for e in r.ledger.values()
         ],
         "inputs": {
@@ -144,6 +180,7 @@ def report(state: State, path: Path, sizes: tuple[int, int] | None) -> dict[str,
     if sizes is not None:
         document["sizes"] = {"float_bytes": sizes[0], "quantized_bytes": sizes[1], "ratio": sizes[1] / max(sizes[0], 1)}
     if state.quantized is not None:
+        document["portability"] = _portability(state)
         document["io"] = {n: io_entry(p) for n, p in sorted(state.quantized.boundary.items())}
     if r.verification is not None:
         v = r.verification
@@ -163,6 +200,23 @@ def report(state: State, path: Path, sizes: tuple[int, int] | None) -> dict[str,
             **({"top1": asdict(r.accuracy)} if r.accuracy is not None else {}),
         }
     return document
+
+
+def _work(state: State) -> dict[str, Json] | None:
+    """Return the multiply-accumulates of one sample and the share that is computed in integers."""
+    integers, total = state.report.work()
+    return {"macs": total, "integer_macs": integers, "integer_share": integers / total} if total else None
+
+
+def _portability(state: State) -> dict[str, Json]:
+    """Return which integer products are exact on x86 CPUs without VNNI too."""
+    found = state.report.products
+    return {
+        "portable": state.recipe.portable,
+        "products": len(found),
+        "may_saturate_without_vnni": sum(not p.exact for p in found),
+        "weights": [asdict(p) for p in found],
+    }
 
 
 def _sayable(value: Json) -> Json:

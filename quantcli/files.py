@@ -1,4 +1,7 @@
-"""The file system's one door for models and results: strict reading, all-or-nothing writing."""
+"""The file system's one door for models and results: strict reading, all-or-nothing writing.
+
+What a model weighs is never held in memory: data files are mapped, and large results are written tensor by tensor.
+"""
 
 from __future__ import annotations
 
@@ -8,21 +11,24 @@ import os
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import IO, TYPE_CHECKING, Final, Protocol
 
 import onnx_ir as ir
 
-from quantcli import graph
+from quantcli import graph, mapped, serialization
 from quantcli.errors import ModelError, OutputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
+
+    from quantcli.serialization import Content
 
 _QUANTIZED_OPS: Final = frozenset(
     {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger", "QGemm",
      "QAttention", "MatMulNBits", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM", "FakeQuant"}
 )  # fmt: skip
 _CHUNK: Final = 1 << 20
+ONE_FILE_BYTES: Final = 1 << 30  # of weights in one file: protobuf ends at 2 GiB, and readers take a file twice
 
 
 def load_model(path: Path) -> ir.Model:
@@ -43,6 +49,7 @@ def load_model(path: Path) -> ir.Model:
     if not len(model.graph) and not model.graph.outputs:
         raise ModelError(f"{path}: not an ONNX model: it has no graph", hint="expected the file that an exporter wrote")
     _check_external_data(model, path)
+    _map(model, path)
     _check_sources(model, path)
     try:
         model.graph.sort()
@@ -106,27 +113,77 @@ def check_output(path: Path, inputs: tuple[Path, ...]) -> None:
         raise OutputError(f"{path}: the folder {folder} is not writable", hint="give another place with -o")
 
 
-def model_bytes(model: ir.Model) -> bytes:
-    """Serialize a model; the same model gives the same bytes."""
-    copy = model.clone()
-    for value, tensor in graph.external_constants(copy):
-        value.const_value = ir.Tensor(tensor.numpy(), name=value.name)
-    return bytes(ir.to_proto(copy).SerializeToString(deterministic=True))
+def data_file(target: Path) -> Path:
+    """Return where the weights of a model stand that is too large for one file: in one other beside it."""
+    return target.with_name(f"{target.name}.data")
 
 
-def write_all(contents: Mapping[Path, bytes]) -> None:
+def needs_data_file(model: ir.Model, source: ir.Model | None = None) -> bool:
+    """Tell whether a model is written in two files: it is large, or made from one that no single file can hold.
+
+    Args:
+        model: The model to write.
+        source: The float model that it was made from.
+    """
+    before = serialization.constant_bytes(source) if source is not None else 0
+    return serialization.constant_bytes(model) > ONE_FILE_BYTES or before >= 2 * ONE_FILE_BYTES
+
+
+def model_contents(model: ir.Model, target: Path, source: ir.Model | None = None) -> dict[Path, Content]:
+    """Return what to write for a model: one file, or ``target`` and its data file; the same model gives the same bytes.
+
+    Args:
+        model: The model.
+        target: Where it goes.
+        source: The float model that it was made from.
+    """
+    if not needs_data_file(model, source):
+        return {target: serialization.whole(model)}
+    made, weights = serialization.apart(model, data_file(target).name)
+    return {target: made, data_file(target): weights}
+
+
+def superseded(target: Path) -> list[Path]:
+    """Return the data file that the model at ``target`` reads, if it is the one that a model written there would have.
+
+    It goes with the model when that is replaced by one that needs none; a file that the old model does not name stays.
+    """
+    beside = data_file(target)
+    if not (target.is_file() and beside.is_file()):
+        return []
+    try:
+        with _silent("onnx_ir.serde"):
+            named = external_files(ir.load(target), target)
+    except Exception:  # noqa: BLE001 - what is there is no model of ours; it says nothing about the file beside it
+        return []
+    return [beside] if beside in named else []
+
+
+class Writable(Protocol):
+    """What a file shall hold."""
+
+    def write_to(self, stream: IO[bytes]) -> None:
+        """Write it, bit by bit."""
+        ...
+
+
+def write_all(contents: Mapping[Path, Writable], obsolete: Collection[Path] = ()) -> None:
     """Write all files or none: each beside its place under a temporary name, then all renamed.
 
+    Args:
+        contents: What to write where.
+        obsolete: Files to remove as the others take their places.
+
     Raises:
-        OutputError: The disk is full, or the folder went away; nothing is left behind.
+        OutputError: The disk is full, or the folder went away; everything is as it was.
     """
     written: dict[Path, Path] = {}
     placed: list[Path] = []
     old: dict[Path, Path] = {}
     try:
-        for path, data in contents.items():
-            written[path] = _temporary(path, data)
-        for path in contents:
+        for path, content in contents.items():
+            written[path] = _temporary(path, content)
+        for path in dict.fromkeys((*contents, *obsolete)):
             if path.exists():
                 aside = path.with_name(f".{path.name}.old")
                 path.replace(aside)
@@ -142,7 +199,8 @@ def write_all(contents: Mapping[Path, bytes]) -> None:
         old.clear()
         if isinstance(error, OSError):
             first = next(iter(contents), Path())
-            raise OutputError(f"cannot write {first}: {error.strerror}", hint="nothing was written") from error
+            reason = error.strerror or str(error)
+            raise OutputError(f"cannot write {first}: {reason}", hint="nothing was written") from error
         raise
     finally:
         for temporary in (*written.values(), *old.values()):
@@ -153,17 +211,19 @@ def save_temporary(model: ir.Model, path: Path) -> None:
     """Write an intermediate model for inspection."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(model_bytes(model))
+        for place, content in model_contents(model, path).items():
+            with place.open("wb") as stream:
+                content.write_to(stream)
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror}") from error
 
 
-def _temporary(path: Path, data: bytes) -> Path:
+def _temporary(path: Path, content: Writable) -> Path:
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     temporary = Path(name)
     try:
         with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
+            content.write_to(stream)
         temporary.chmod(0o666 & ~_umask())
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -186,6 +246,13 @@ def _silent(name: str) -> Iterator[None]:
         yield
     finally:
         logger.disabled = before
+
+
+def _map(model: ir.Model, path: Path) -> None:
+    try:
+        mapped.map_once(model)
+    except OSError as error:
+        raise ModelError(f"{path}: external data {error.filename!r} cannot be read: {error.strerror}") from error
 
 
 def _check_sources(model: ir.Model, path: Path) -> None:

@@ -19,8 +19,9 @@ _PARTIAL: Final = {  # options that mean something in some modes only
     "input_type": "--input-type",
     "output_type": "--output-type",
     "calibrator": "--calibrator",
+    "portable": "--portable",
 }
-_NONE_ASKED: Final[Mapping[str, None]] = dict.fromkeys(_PARTIAL)
+_NOT_ASKED: Final[Mapping[str, object]] = {option: getattr(Options(), option) for option in _PARTIAL}
 
 
 def check_together(asked: Options) -> None:
@@ -57,7 +58,7 @@ def fitted(modes: Iterable[str], asked: Options) -> tuple[dict[str, Recipe | Qua
 
 def _fitted(mode: str, asked: Options) -> tuple[Recipe | QuantError, dict[str, UsageError]]:
     left_out: dict[str, UsageError] = {}
-    taken = _changed(asked, {**_NONE_ASKED, "settings": ()})
+    taken = _changed(asked, {**_NOT_ASKED, "settings": ()})
     found = _resolved(mode, taken)
     for said, option, value in _asked(asked):
         change: dict[str, object] = {option: (*taken.settings, value) if option == "settings" else value}
@@ -85,12 +86,12 @@ def _changed(asked: Options, change: Mapping[str, object]) -> Options:
     return replace(asked, **change)  # type: ignore[arg-type]  # names and values are those of Options itself
 
 
-def _asked(asked: Options) -> Iterator[tuple[str, str, str]]:
+def _asked(asked: Options) -> Iterator[tuple[str, str, object]]:
     """Yield what was asked for that some modes may not take: as typed, the option, and its value."""
     for option, flag in _PARTIAL.items():
         value = getattr(asked, option)
-        if value is not None:
-            yield f"{flag} {value}", option, value
+        if value != _NOT_ASKED[option]:
+            yield flag if value is True else f"{flag} {value}", option, value
     for setting in asked.settings:
         yield f"--set {setting}", "settings", setting
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, cast
 import onnx_ir as ir
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Container, Iterator, Mapping
 
     import numpy as np
     import numpy.typing as npt
@@ -129,10 +129,13 @@ class Names:
                 self._taken.update(v.name for v in node.outputs if v.name)
                 self._taken.update((node.name,) if node.name else ())
 
-    def new(self, wanted: str) -> str:
-        """Return ``wanted``, or the first of ``wanted_1``, ``wanted_2`` ... that is free, and take it."""
+    def new(self, wanted: str, besides: Container[str] = ()) -> str:
+        """Return ``wanted``, or the first of ``wanted_1``, ``wanted_2`` ... that is free, and take it.
+
+        ``besides`` are names that are not taken yet but will be: only ``wanted`` itself may be one of them.
+        """
         name, count = wanted, 0
-        while name in self._taken:
+        while name in self._taken or (name != wanted and name in besides):
             count += 1
             name = f"{wanted}_{count}"
         self._taken.add(name)
@@ -156,6 +159,17 @@ def name_everything(model: ir.Model) -> None:
         seen.add(name)
 
 
+def part_names(model: ir.Model) -> None:
+    """Give tensors of different bodies different names, so that a name says which tensor is meant."""
+    names, taken = Names(model), set[str]()
+    for part in all_graphs(model):
+        own = dict.fromkeys((*part.inputs, *part.initializers.values(), *(v for node in part for v in node.outputs)))
+        for value in own:
+            if value.name and value.name in taken:
+                value.name = names.new(value.name)
+            taken.update((value.name,) if value.name else ())
+
+
 def add_initializer(graph: ir.Graph, name: str, array: npt.NDArray[np.generic]) -> ir.Value:
     """Register a constant; the name must be free."""
     value = ir.Value(name=name, const_value=ir.Tensor(array, name=name))
@@ -175,7 +189,7 @@ def set_own_constant(node: ir.Node, index: int, array: npt.NDArray[np.generic], 
     value = node.inputs[index]
     if value is None or not isinstance(node.graph, ir.Graph):
         raise ValueError(f"input {index} of {node.name!r} is no constant of a graph")
-    if len(consumers(value)) == 1 and value.shape == array.shape:
+    if len(consumers(value)) == 1 and value.shape == array.shape and not value.is_graph_output():
         set_initializer(value, array)
     else:
         node.replace_input_with(index, add_initializer(node.graph, names.new(name_of(value)), array))

@@ -8,15 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+import onnx_ir as ir
 
-from quantcli import accuracy, documents, files, runtime
+from quantcli import accuracy, custom_ops, documents, files, own_types, runtime, widening
 from quantcli.data import (
+    NATURAL,
     Feed,
     InputSpec,
     RepresentativeDataset,
     Signature,
     from_arrays,
     from_callable,
+    guesses,
     open_dataset,
     open_signature,
     random_dataset,
@@ -25,15 +28,13 @@ from quantcli.errors import ModelError, UsageError
 from quantcli.state import State
 
 if TYPE_CHECKING:
-    import onnx_ir as ir
-
     from quantcli.options import Options
     from quantcli.recipe import Recipe
 
 Sample = Feed | Sequence[np.ndarray]
 DataSource = str | Path | Signature | RepresentativeDataset | Callable[[], Iterable[Sample]] | Sequence[Feed]
+IN_FLOAT32: Final = "onnxruntime does not run the model in its own float types: results are compared with it in float32"
 TRIAL_SAMPLES: Final = 3
-TRIAL_SIZES: Final = (8, 1, 32, 64, 128, 224)  # of free dimensions; the first one that the model runs with
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,16 +69,18 @@ def loaded(job: Job, asked: Options, others: Iterable[Path] = ()) -> ir.Model:
     """Load the model of a job, after checking that its results may be written, and what goes to ``others``.
 
     Raises:
-        UsageError: A result would replace an input.
+        UsageError: A result would replace an input, or a library of custom operators does not exist.
         ModelError: The model cannot be loaded.
     """
     files.check_exists(job.model)
+    custom_ops.check_exist(asked.custom_op_libs)
     targets = () if asked.dry_run else (job.target, *others)
     for target in targets:
         _check_places(target, (job.model, asked.recipe, job.source))
     original = files.load_model(job.model)
     for target in targets:
         _check_places(target, files.external_files(original, job.model))
+    custom_ops.attach(original, asked.custom_op_libs)
     return original
 
 
@@ -89,19 +92,38 @@ def begun(job: Job, original: ir.Model, recipe: Recipe, asked: Options) -> State
 def begun_all(job: Job, original: ir.Model, recipes: Mapping[str, Recipe], asked: Options) -> dict[str, State]:
     """Return the states of several recipes for one model: it is loaded once, its data is opened and checked once."""
     threads = asked.threads or runtime.usable_threads()
-    try:
-        session = runtime.load(original, threads=threads)
-    except ModelError as error:
-        raise ModelError(f"{job.model}: {error.message}", hint=error.hint) from error
-    states = {n: State(original=original, model=original, recipe=r, threads=threads) for n, r in recipes.items()}
+    session, runnable = _loadable(job, original, threads)
+    begun = State(original, original, next(iter(recipes.values())), threads=threads, runnable=runnable)
+    said = begun.noted(notes=(IN_FLOAT32,) if runnable is not None else ())
+    states = {n: replace(said, recipe=r) for n, r in recipes.items()}
     if job.source is None and asked.random_data is None:
         bare = {n for n, r in recipes.items() if r.needs_data or asked.dry_run}
         trial = None if len(bare) == len(states) else trial_data(session, job.model)
         return {n: s if n in bare or trial is None else _on_trial(s, trial) for n, s in states.items()}
-    data = _opened(job.source, input_specs(session, job.model), asked)
+    data = _opened(job, session, asked)
     data.check()
     accuracy.check_labels(session, data)
     return {n: _with_data(s, data) for n, s in states.items()}
+
+
+def _loadable(job: Job, original: ir.Model, threads: int) -> tuple[runtime.Session, ir.Model | None]:
+    """Load the model; where the runtime does not run it in its own float types, load it in float32 and return that too.
+
+    Inputs and outputs keep their types, except bfloat16, which samples do not come in: they become float32.
+    """
+    ends = (*original.graph.inputs, *original.graph.outputs)
+    try:
+        if not any(v.dtype == ir.DataType.BFLOAT16 for v in ends):
+            return runtime.load(original, threads=threads), None
+    except ModelError as error:
+        if not widening.has_others(original):
+            raise ModelError(f"{job.model}: {error.message}", hint=error.hint) from error
+    model, _counts = widening.widened(original)
+    own_types.restore(model, own_types.types_of(original))
+    try:
+        return runtime.load(model, threads=threads), model
+    except ModelError as error:
+        raise ModelError(f"{job.model}, widened to float32: {error.message}", hint=error.hint) from error
 
 
 def _with_data(state: State, data: RepresentativeDataset) -> State:
@@ -112,7 +134,7 @@ def _with_data(state: State, data: RepresentativeDataset) -> State:
 
 def _on_trial(state: State, data: RepresentativeDataset) -> State:
     note = f"verified on {TRIAL_SAMPLES} random samples: no data given; --representative-dataset gives real ones"
-    return replace(state, data=data).noted(notes=(note,))
+    return replace(state, data=data).noted(notes=(note, *data.warnings))
 
 
 def input_specs(session: runtime.Session, path: Path) -> list[InputSpec]:
@@ -128,32 +150,47 @@ def input_specs(session: runtime.Session, path: Path) -> list[InputSpec]:
 def _check_places(target: Path, inputs: Iterable[object]) -> None:
     named = tuple(Path(i) for i in inputs if isinstance(i, str | Path))
     files.check_output(target, named)
-    for place in documents.sidecars(target):
+    for place in (files.data_file(target), *documents.sidecars(target)):
         files.check_output(place, named)
 
 
-def trial_data(session: runtime.Session, path: Path) -> RepresentativeDataset:
-    """Return a few random samples to verify modes on that need no data: the first shapes that the model takes."""
+def trial_data(session: runtime.Session, path: Path, count: int = TRIAL_SAMPLES) -> RepresentativeDataset:
+    """Return random samples that the model takes: the first guess at its shapes and integers that it runs on.
+
+    A guess on which no output holds anything proves nothing; it serves only where no other one runs.
+
+    Raises:
+        ModelError: It runs on none of them.
+    """
     specs = input_specs(session, path)
+    picky = any(s.dtype.kind != "f" for s in specs)  # what integers mean may depend on their values
     failure: ModelError | None = None
-    for size in TRIAL_SIZES:
-        data = random_dataset(specs, TRIAL_SAMPLES, free_size=size)
+    empty: RepresentativeDataset | None = None
+    for guess in guesses(specs):
+        data = random_dataset(specs, count, guess=guess)
         try:
-            session.run(next(iter(data)))
+            full = [any(x.size for x in session.run(feed).values()) for feed in (data if picky else data.take(1))]
         except ModelError as error:
             failure = failure or error
             continue
-        return data
+        if guess != NATURAL:
+            data = replace(data, warnings=(f"random samples of the first kind that the model takes: {guess}",))
+        if all(full):
+            return data
+        empty = empty or data
+    if empty is not None:
+        return empty
     raise ModelError(
-        f"{path}: the float model runs on none of the random samples tried, so nothing can be verified: "
+        f"{path}: the float model runs on none of the random samples tried; on the most natural ones: "
         f"{failure.message if failure else ''}",
         hint="give --representative-dataset with at least one sample that the model takes",
     )
 
 
-def _opened(source: DataSource | None, specs: list[InputSpec], asked: Options) -> RepresentativeDataset:
+def _opened(job: Job, session: runtime.Session, asked: Options) -> RepresentativeDataset:
+    source, specs = job.source, input_specs(session, job.model)
     if source is None:
-        return random_dataset(specs, asked.random_data or 1)
+        return trial_data(session, job.model, asked.random_data or 1)
     if isinstance(source, RepresentativeDataset):
         return source.take(asked.samples) if asked.samples else source
     if isinstance(source, Signature):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from quantcli import graph
+from quantcli.bodies import bodies_of
 from quantcli.errors import UnsupportedError
 from quantcli.report import ABSORBED, FLOAT, INTEGER, UNTOUCHED, Entry
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 
     from quantcli.plan import Plan
     from quantcli.state import State
+
+CONTROL_FLOW: Final = "control flow computes nothing itself: the operators of its bodies are listed by themselves"
 
 
 def refuse_floats(state: State) -> None:
@@ -36,7 +39,7 @@ def ledger_of(model: ir.Model, plan: Plan) -> dict[str, Entry]:
         entries[name] = Entry(name, graph.describe_op(nodes[name]), fate, kernel, reason)
 
     for name in plan.untouched:
-        enter(name, UNTOUCHED, reason="no float32 tensor")
+        enter(name, UNTOUCHED, reason=CONTROL_FLOW if bodies_of(nodes[name]) else "no float32 tensor")
     for name, reason in plan.skipped.items():
         enter(name, FLOAT, reason=reason)
     for unit in plan.units:

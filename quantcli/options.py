@@ -34,9 +34,11 @@ class Options:
         keep_float: Patterns of nodes that stay float.
         format: ``qdq`` or ``integer``; None is the recipe's.
         fallback: ``float`` or ``refuse`` for operators without an integer form; None is the recipe's.
+        portable: Integer products shall be exact on x86 CPUs without VNNI too; False is the recipe's.
         min_sqnr: Smallest acceptable SQNR of the worst output, in dB.
         strict: Any float operator is a failure.
         keep: Write the output although it is below ``min_sqnr``.
+        custom_op_libs: Shared libraries of custom operators, for every session of the model.
         threads: Threads; None for all that may be used.
         dry_run: Plan only.
         save_temps: Folder for the model after each pass.
@@ -52,9 +54,11 @@ class Options:
     keep_float: tuple[str, ...] = ()
     format: str | None = None
     fallback: str | None = None
+    portable: bool = False
     min_sqnr: float | None = None
     strict: bool = False
     keep: bool = False
+    custom_op_libs: tuple[Path, ...] = ()
     threads: int | None = None
     dry_run: bool = False
     save_temps: Path | None = None
@@ -78,9 +82,10 @@ def resolved(mode: str, asked: Options) -> Recipe:
         fallback=asked.fallback or recipe.fallback,
         inputs=asked.input_type or recipe.inputs,
         outputs=asked.output_type or recipe.outputs,
+        portable=asked.portable or recipe.portable,
         exclude=(*recipe.exclude, *asked.keep_float),
     )
-    if asked.calibrator:
+    if asked.calibrator is not None:
         plugins.check_calibrator(asked.calibrator)
         steps = [replace(s, options={**s.options, "calibrator": asked.calibrator}) if s.name == "calibrate" else s
                  for s in recipe.passes]  # fmt: skip
@@ -118,7 +123,9 @@ def _check_fits(recipe: Recipe, asked: Options) -> None:
         for option, value in (("--format", asked.format), ("--fallback", asked.fallback)):
             if value is not None:
                 raise UsageError(f"{option} means nothing in mode {recipe.name!r}: its graph computes in float")
-    if asked.calibrator and not any(s.name == "calibrate" for s in recipe.passes):
+    if (asked.portable or recipe.portable) and recipe.scheme.activations.dtype == "float32":
+        raise UsageError(f"--portable means nothing in mode {recipe.name!r}: it multiplies no integers")
+    if asked.calibrator is not None and not any(s.name == "calibrate" for s in recipe.passes):
         raise UsageError(f"--calibrator means nothing in mode {recipe.name!r}: it calibrates nothing")
 
 

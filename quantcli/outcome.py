@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from quantcli import documents, files
+from quantcli import encodings as schema
 from quantcli.errors import QualityError, QuantError, UsageError
 
 if TYPE_CHECKING:
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from quantcli.encodings import Json
+    from quantcli.files import Writable
     from quantcli.jobs import Job
     from quantcli.options import Options
     from quantcli.state import State
@@ -24,15 +26,22 @@ class Result:
 
     Attributes:
         output: The written model; None for a dry run.
-        encodings: The encodings document, as in ``<output stem>.encodings.json``.
+        weights: The data file beside it that holds its weights; None where they are in it.
         report: The report document, as in ``<output stem>.report.json``.
         state: Everything known at the end.
+        provenance: What decides the result: versions, mode, and the digests of model, data and recipe.
     """
 
     output: Path | None
-    encodings: Mapping[str, Json] = field(default_factory=dict)
     report: Mapping[str, Json] = field(default_factory=dict)
     state: State | None = None
+    weights: Path | None = None
+    provenance: Mapping[str, Json] = field(default_factory=dict)
+
+    @property
+    def encodings(self) -> Mapping[str, Json]:
+        """Return the encodings document, as in ``<output stem>.encodings.json``; for a large model it is large too."""
+        return documents.encodings(self.state, self.provenance) if self.state and self.output else {}
 
 
 def settled(todo: Sequence[Job], states: Mapping[str, State], asked: Options) -> dict[str, Result]:
@@ -51,7 +60,9 @@ def settled(todo: Sequence[Job], states: Mapping[str, State], asked: Options) ->
     results = {job.signature: made(job, states[job.signature]) for job in todo}
     failed = next((f for job in todo if (f := failure(job, states[job.signature], asked)) is not None), None)
     if failed is None or asked.keep:
-        files.write_all({path: content for _, contents in results.values() for path, content in contents.items()})
+        contents = {path: content for _, parts in results.values() for path, content in parts.items()}
+        before = [path for job in todo for path in files.superseded(job.target)]
+        files.write_all(contents, [path for path in before if path not in contents])
     if failed is not None:
         raise failed
     return {name: result for name, (result, _) in results.items()}
@@ -71,7 +82,7 @@ def settled_apart(
     return {**failed, **settled(fine, states, asked)}
 
 
-def made(job: Job, state: State) -> tuple[Result, dict[Path, bytes]]:
+def made(job: Job, state: State) -> tuple[Result, dict[Path, Writable]]:
     """Return the result of a conversion, and what to write where.
 
     Raises:
@@ -81,14 +92,14 @@ def made(job: Job, state: State) -> tuple[Result, dict[Path, bytes]]:
         raise UsageError(
             "the recipe ends without a verified model", hint="it needs the passes emit and verify; nothing was written"
         )
-    provenance = documents.provenance(state, job.model)
-    model = files.model_bytes(documents.stamped(state, provenance))
-    encodings = documents.encodings(state, provenance)
-    sizes = (job.model.stat().st_size + documents.external_bytes(state.original), len(model))
-    report = documents.report(state, job.model, sizes)
-    texts = [documents.text(d).encode() for d in (encodings, report)]
-    contents = dict(zip((job.target, *documents.sidecars(job.target)), (model, *texts), strict=True))
-    return Result(job.target, encodings, report, state), contents
+    provenance, sidecars = documents.provenance(state, job.model), documents.sidecars(job.target)
+    contents = files.model_contents(documents.stamped(state, provenance), job.target, state.original)
+    encodings = documents.Text(schema.to_json({}, provenance), state.quantized.params)
+    before = job.model.stat().st_size + documents.external_bytes(state.original)
+    report = documents.report(state, job.model, (before, sum(c.size for c in contents.values())))
+    beside = files.data_file(job.target)
+    result = Result(job.target, report, state, beside if beside in contents else None, provenance)
+    return result, {**contents, **dict(zip(sidecars, (encodings, documents.Text(report)), strict=True))}
 
 
 def failure(job: Job, state: State, asked: Options) -> QualityError | None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from quantcli import dtypes, graph
 from quantcli.absorption import absorb
 from quantcli.applicability import Infos, data_inputs, is_float32, reason_against
+from quantcli.bodies import bodies_of
 from quantcli.grouping import group_tensors, useful_ranges
 from quantcli.kernels import KERNELS, NO_KERNEL, POINTWISE, Kernel
 from quantcli.oprules import OP_RULES, OpRule, Role
@@ -113,7 +114,7 @@ def _region(node: ir.Node, region: Region, recipe: Recipe, draft: _Draft) -> Non
 
 def _single(node: ir.Node, infos: Infos, recipe: Recipe, draft: _Draft) -> None:
     name = graph.node_name(node)
-    if not _touches_float(node, infos):
+    if not _touches_float(node, infos) or (bodies_of(node) and recipe.fallback == "float"):
         draft.untouched.add(name)
         return
     reason, rule, kernel = _verdict(node, infos, recipe)
@@ -130,8 +131,8 @@ def _single(node: ir.Node, infos: Infos, recipe: Recipe, draft: _Draft) -> None:
 
 def _verdict(node: ir.Node, infos: Infos, recipe: Recipe) -> tuple[str | None, OpRule | None, Kernel]:
     rule = OP_RULES.get(node.op_type) if graph.is_onnx(node) else None
-    if any(True for a in node.attributes.values() if a.type.name in ("GRAPH", "GRAPHS")):
-        return "control flow: its bodies stay float", None, NO_KERNEL
+    if bodies_of(node):
+        return "control flow passes float tensors between graphs", None, NO_KERNEL
     if rule is None:
         return f"{graph.describe_op(node)} has no rule in the op table", None, NO_KERNEL
     kernel = KERNELS.get(node.op_type, POINTWISE if rule.role is Role.POINTWISE else NO_KERNEL)

@@ -5,13 +5,15 @@ Entry point groups: ``quantcli.passes``, ``quantcli.calibrators``; each names a 
 
 from __future__ import annotations
 
-from dataclasses import fields, is_dataclass
+import math
+from dataclasses import fields, is_dataclass, replace
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Final, cast
 
 from quantcli.errors import RecipeError, UsageError, did_you_mean
 from quantcli.pipeline import NamedPass
+from quantcli.state import OfParts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,16 +22,22 @@ if TYPE_CHECKING:
     from quantcli.state import Calibrator, Pass
 
 PASSES: Final = {
+    "widen": "quantcli.passes.widen:Widen",
+    "modernize": "quantcli.passes.modernize:Modernize",
     "convert_opset": "quantcli.passes.convert_opset:ConvertOpset",
     "simplify": "quantcli.passes.simplify:Simplify",
     "fold_batch_norm": "quantcli.passes.fold_batch_norm:FoldBatchNorm",
     "canonicalize": "quantcli.passes.canonicalize:Canonicalize",
+    "recognize": "quantcli.passes.recognize:Recognize",
     "check_parity": "quantcli.passes.check_parity:CheckParity",
     "check_operators": "quantcli.passes.check_operators:CheckOperators",
     "equalize": "quantcli.passes.equalize:Equalize",
+    "pointwise_products": "quantcli.passes.pointwise_products:PointwiseProducts",
     "expand_prelu": "quantcli.passes.expand_prelu:ExpandPrelu",
+    "quantize_bodies": "quantcli.passes.quantize_bodies:QuantizeBodies",
     "make_plan": "quantcli.passes.make_plan:MakePlan",
     "calibrate": "quantcli.passes.calibrate:Calibrate",
+    "choose_dynamic": "quantcli.passes.choose_dynamic:ChooseDynamic",
     "assign": "quantcli.passes.assign:Assign",
     "emit": "quantcli.passes.emit:Emit",
     "emit_float": "quantcli.passes.emit_float:EmitFloat",
@@ -38,15 +46,27 @@ PASSES: Final = {
     "emit_weights": "quantcli.passes.emit_weights:EmitWeights",
     "gptq": "quantcli.passes.gptq:Gptq",
     "bias_correction": "quantcli.passes.bias_correction:BiasCorrection",
+    "store_weights": "quantcli.passes.store_weights:StoreWeights",
     "prune": "quantcli.passes.prune:Prune",
+    "restore_types": "quantcli.passes.restore_types:RestoreTypes",
+    "count_work": "quantcli.passes.count_work:CountWork",
     "verify": "quantcli.passes.verify:Verify",
 }
 CALIBRATORS: Final = {"minmax": "quantcli.calibrators.minmax:MinMax"}
 
 
 def passes_of(recipe: Recipe) -> list[NamedPass]:
-    """Return the passes that a recipe lists and does not switch off, with their options."""
-    return [NamedPass(s.name, _pass(s)) for s in recipe.passes if s.enabled]
+    """Return the passes that a recipe lists and does not switch off, with their options.
+
+    One that works on parts of a model is given those that do so on a part as on a whole model.
+    """
+    passes = [NamedPass(s.name, _pass(s)) for s in recipe.passes if s.enabled]
+    inner = tuple(p.run for p in passes if not getattr(p.run, "whole_model", False))
+    return [replace(p, run=_complete(p.run, inner)) for p in passes]
+
+
+def _complete(run: Pass, inner: tuple[Pass, ...]) -> Pass:
+    return run.with_inner(inner) if isinstance(run, OfParts) else run
 
 
 def check_calibrator(name: str) -> None:
@@ -72,7 +92,7 @@ def _pass(step: Step) -> Pass:
 def _made(name: str, known: Mapping[str, str], group: str, options: Mapping[str, object | Scalar]) -> object:
     made = _find(name, known, group)
     if is_dataclass(made):
-        options_of = {f.name: f for f in fields(made)}
+        options_of = {f.name: f for f in fields(made) if "given" not in f.metadata}
         for option, value in options.items():
             if option not in options_of:
                 near = did_you_mean(option, options_of) or f"; known: {', '.join(options_of) or 'none'}"
@@ -80,10 +100,18 @@ def _made(name: str, known: Mapping[str, str], group: str, options: Mapping[str,
             default = options_of[option].default
             if isinstance(default, int | float | str) and not _fits(value, default):
                 raise RecipeError(f"{name}.{option} is {value!r}, expected {type(default).__name__}")
+            if name in known and isinstance(default, int | float) and not isinstance(default, bool):
+                _check_number(f"{name}.{option}", value, least=1 if isinstance(default, int) and default > 0 else 0)
     try:
         return made(**options)
     except TypeError as error:
         raise RecipeError(f"{name!r} does not take these options: {error}") from error
+
+
+def _check_number(option: str, value: object, *, least: int) -> None:
+    """Raise for a count, size or factor of a pass of ours that is less than it can be, or no number."""
+    if not (isinstance(value, int | float) and least <= value < math.inf):
+        raise RecipeError(f"{option} is {value!r}, expected a number of at least {least}")
 
 
 def _fits(value: object, default: float | str) -> bool:

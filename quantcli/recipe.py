@@ -82,6 +82,7 @@ class Recipe:
     inputs: str = "float32"
     outputs: str = "float32"
     io_types: tuple[str, ...] = ("float32", "int8", "uint8")
+    portable: bool = False  # exact on every CPU: x86 without VNNI adds two products in 16 bits
     exclude: tuple[str, ...] = ()
     scheme: Scheme = Scheme()
     passes: tuple[Step, ...] = ()
@@ -130,6 +131,7 @@ def to_mapping(recipe: Recipe) -> dict[str, object]:
         "inputs": recipe.inputs,
         "outputs": recipe.outputs,
         "io_types": list(recipe.io_types),
+        "portable": recipe.portable,
         "exclude": list(recipe.exclude),
         "scheme": {"activations": tensor(recipe.scheme.activations), "weights": tensor(recipe.scheme.weights)},
         "passes": [{s.name: dict(s.options) if s.enabled else "off"} for s in recipe.passes],

@@ -111,6 +111,7 @@ class _Reader:
             inputs=self._choice(wanted, "inputs", IO_TYPES, "float32"),
             outputs=self._choice(wanted, "outputs", IO_TYPES, "float32"),
             io_types=self._io_types(wanted),
+            portable=self._typed(wanted, "portable", bool, default=False),
             exclude=self._strings(wanted, "exclude"),
             scheme=Scheme(
                 self._tensor(self._mapping(scheme, "activations"), "scheme.activations", Scheme().activations),

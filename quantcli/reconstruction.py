@@ -7,11 +7,12 @@ reconstructed operators before it make them. What is changed (weights, biases) i
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import numpy as np
 
-from quantcli import affine, feeding, graph
+from quantcli import affine, feeding, graph, runtime
+from quantcli.metrics import Comparison
 from quantcli.spool import spool_all
 from quantcli.walk import Part, Walk
 
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     Floats = npt.NDArray[np.float64]
 
 
+T = TypeVar("T", bound=np.generic)
+_EXACT_DB: Final = 200.0  # an output without any error
+_NOISE_DB: Final = 0.3  # per output; less may be the other way round on other samples
 _AFFORDABLE: Final = 20_000_000  # activations; small models can afford many samples
 
 
@@ -81,9 +85,12 @@ class Layer:
 
     def real_weight(self) -> Floats:
         """Return the float weight as (groups, outputs of a group, inputs of an output)."""
-        array = self._real.astype(np.float64)
+        return self.arranged(self._real.astype(np.float64))
+
+    def arranged(self, weight: npt.NDArray[T]) -> npt.NDArray[T]:
+        """Return a weight as (groups, outputs of a group, inputs of an output)."""
         groups = graph.int_attribute(self.node, "group", 1) if graph.is_onnx(self.node, "Conv") else 1
-        rows = np.moveaxis(array, self.unit.axis, 0)
+        rows = np.moveaxis(weight, self.unit.axis, 0)
         return rows.reshape(groups, len(rows) // groups, -1)
 
     def shaped(self, integers: npt.NDArray[np.integer]) -> npt.NDArray[np.int8]:
@@ -195,6 +202,32 @@ def reconstruct(state: State, quantized: Quantized, samples: int, tick: Tick) ->
     finally:
         reference.close()
         candidate.close()
+
+
+def kept_if_better(state: State, changed: Quantized, samples: int) -> Quantized | None:
+    """Return the changed model, or None where its outputs are further from float than those of the state's model.
+
+    What lowers the error of every layer by itself may raise that of the model: errors of layers also cancel out.
+
+    Args:
+        state: With data and the quantized model as it was.
+        changed: The other one.
+        samples: Compared on this many samples, spread over the dataset.
+    """
+    if state.quantized is None or state.data is None:
+        return changed
+    reference = runtime.load(state.model, threads=state.threads)
+    models = (state.quantized, changed)
+    sessions = [runtime.load(m.model, threads=state.threads) for m in models]
+    floats = [o.name for o in reference.outputs if o.is_float32]
+    totals = [dict.fromkeys(floats, Comparison()) for _ in models]
+    for feed in state.data.take(samples):
+        expected = reference.run(feed)
+        for total, session, made in zip(totals, sessions, models, strict=True):
+            found = feeding.to_floats(session.run(feeding.to_integers(feed, made.boundary)), made.boundary)
+            total.update({n: total[n].add(expected[n], found[n]) for n in floats})
+    before, after = (sum(min(c.sqnr_db, _EXACT_DB) for c in total.values()) for total in totals)
+    return changed if after >= before - _NOISE_DB * len(floats) else None
 
 
 def copied(quantized: Quantized) -> Quantized:

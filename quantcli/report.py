@@ -75,6 +75,29 @@ class Accuracy:
 
 
 @dataclass(frozen=True, slots=True)
+class Product:
+    """An integer product: whether its sums are exact on x86 CPUs without VNNI, too.
+
+    Attributes:
+        node: The operator, as the user knows it.
+        op_type: What computes it.
+        weight: Its weight.
+        exact: Whether no sum of two products can leave 16 bits where the CPU adds them so.
+        reason: Why, or why not.
+        largest_pair: Largest sum of two products, in size; 0 where no two are added in 16 bits.
+        channels: Output channels whose sums may saturate.
+    """
+
+    node: str
+    op_type: str
+    weight: str
+    exact: bool
+    reason: str = ""
+    largest_pair: int = 0
+    channels: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """The report of one conversion; grows from pass to pass."""
 
@@ -83,6 +106,7 @@ class Report:
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     parity_db: float | None = None
     equalized: tuple[str, ...] = ()  # tensors whose channels carry factors that the user's tensors do not
+    products: tuple[Product, ...] = ()  # integer ones, and whether they are exact on every CPU
     verification: Verification | None = None
     accuracy: Accuracy | None = None  # where the dataset has labels
     timings: Mapping[str, float] = field(default_factory=dict)
@@ -93,6 +117,11 @@ class Report:
         """Return the number of nodes by fate."""
         counted = Counter(e.fate for e in self.ledger.values())
         return {fate: counted[fate] for fate in (INTEGER, ABSORBED, FOLDED, STORED, FLOAT, UNTOUCHED) if counted[fate]}
+
+    def work(self) -> tuple[int, int]:
+        """Return the multiply-accumulates of one sample: those in integers, and all that were counted."""
+        integers = sum(e.macs for e in self.ledger.values() if e.fate in (INTEGER, ABSORBED))
+        return integers, sum(e.macs for e in self.ledger.values())
 
     def floats(self) -> list[Entry]:
         """Return the entries of nodes that stay float."""

@@ -5,13 +5,12 @@ Sessions are deterministic: sequential execution, no spinning, an explicit numbe
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import tempfile
-import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -23,18 +22,22 @@ import onnx_ir as ir
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read on import: without it, files appear in the home folder
 import onnxruntime as ort
 
-from quantcli import graph, submodel
-from quantcli.errors import ModelError
+from quantcli import custom_ops, graph, serialization, submodel
+from quantcli.errors import InputError, ModelError
+from quantcli.scratch import Scratch
 
 Array = npt.NDArray[np.generic]
 Feed = Mapping[str, Array]
 
-SLICE_SECONDS: Final = 0.01  # one turn of a model in a race
-MOST_ROUNDS: Final = 30
 BY_REFERENCE_BYTES: Final = 1 << 16  # larger constants are handed over in memory instead of being serialized
-_BY_REFERENCE_TYPES: Final = frozenset(
-    {ir.DataType.FLOAT, ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT32, ir.DataType.INT64, ir.DataType.FLOAT16}
-)
+FRUGAL_BYTES: Final = 1 << 29  # of float32 constants, from which on a session must do without copies of its own
+_NATIVE: Final = frozenset(
+    {ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BOOL, ir.DataType.INT8, ir.DataType.INT16,
+     ir.DataType.INT32, ir.DataType.INT64, ir.DataType.UINT8, ir.DataType.UINT16, ir.DataType.UINT32,
+     ir.DataType.UINT64}
+)  # fmt: skip
+_BY_REFERENCE_TYPES: Final = _NATIVE | {ir.DataType.BFLOAT16, ir.DataType.INT4, ir.DataType.UINT4}
+_COPYING: Final = ("ConstantFolding", "FuseFp16InitializerToFp32NodeTransformer")  # optimizations that make constants
 _TYPES: Final = {
     "float": np.float32, "double": np.float64, "float16": np.float16, "int8": np.int8, "uint8": np.uint8,
     "int16": np.int16, "uint16": np.uint16, "int32": np.int32, "uint32": np.uint32, "int64": np.int64,
@@ -56,14 +59,6 @@ class TensorInfo:
         return self.dtype == np.float32
 
 
-@dataclass(frozen=True, slots=True)
-class Latency:
-    """Seconds that one run takes, over several rounds."""
-
-    minimum: float
-    median: float
-
-
 class Session:
     """A loaded model."""
 
@@ -74,22 +69,34 @@ class Session:
         self.outputs = tuple(_info(o) for o in session.get_outputs())
         self._names = [o.name for o in self.outputs]
         self._wanted = {i.name for i in self.inputs}
-        self._halves = {i.name for i in self.inputs if i.dtype == np.float16}
+        self._floats = {i.name: i.dtype for i in self.inputs if i.dtype is not None and i.dtype.kind == "f"}
 
     def run(self, feed: Feed) -> dict[str, Array]:
-        """Run one sample; what the model does not read is left out, float32 is rounded where it takes float16."""
-        fed = {k: v.astype(np.float16) if k in self._halves else v for k, v in feed.items() if k in self._wanted}
+        """Run one sample; what the model does not read is left out, floats are rounded to the type that it takes."""
+        fed = {k: self._fitting(k, v) for k, v in feed.items() if k in self._wanted}
         try:
             results = self._session.run(self._names, fed)
         except Exception as error:
             raise ModelError(f"onnxruntime could not run the model: {one_line(error)}") from error
         return dict(zip(self._names, results, strict=True))
 
+    def end_profiling(self) -> Path:
+        """Return where onnxruntime wrote what it ran, if that was asked for."""
+        return Path(self._session.end_profiling())
+
+    def _fitting(self, name: str, array: Array) -> Array:
+        wanted = self._floats.get(name)
+        return array if wanted is None or array.dtype.kind != "f" else array.astype(wanted, copy=False)
+
 
 def load(
     model: ir.Model, *, threads: int = 1, optimize: bool = True, keep: Path | None = None, outputs: Sequence[str] = ()
 ) -> Session:
-    """Load a model into onnxruntime's CPU provider.
+    """Load a model into onnxruntime's CPU provider, with the libraries of custom operators that it carries.
+
+    A session of many float weights keeps no constants of its own: it computes with those that it is given, which may
+    be mapped from a file. It neither packs them for its kernels nor evaluates beforehand what follows from them alone.
+    Integers are packed as usual: products by MatMulNBits would compute with other activations without.
 
     Args:
         model: The model.
@@ -100,23 +107,52 @@ def load(
 
     Raises:
         ModelError: onnxruntime refuses the model; the message is its own, on one line.
+        InputError: A library of custom operators is none.
     """
     if outputs:
         model = submodel.with_outputs(model, outputs)
     options = _options(threads, optimize=optimize)
     if keep is not None:
         options.optimized_model_filepath = str(keep)
+    return _started(model, options)
+
+
+def _started(model: ir.Model, options: ort.SessionOptions) -> Session:
+    for path in custom_ops.libraries(model):
+        _register(options, path)
+    frugal = is_large(model)
+    if frugal:
+        options.add_session_config_entry("session.disable_prepacking", "1")
     try:
-        data, big = _serialized(model)
+        spooled = _spooled(model)
+        with serialization.standing_in(spooled):
+            parts = serialization.parted(model, BY_REFERENCE_BYTES, _BY_REFERENCE_TYPES)
     except Exception as error:
         raise ModelError(f"the model cannot be serialized: {one_line(error.__cause__ or error)[:200]}") from error
-    if big:
-        options.add_external_initializers(list(big), list(big.values()))
+    given = {name: _by_reference(tensor) for name, tensor in parts.given.items()}
+    if given:
+        options.add_external_initializers(list(given), list(given.values()))
+    if parts.folder:
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", parts.folder)
     try:
-        session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(
+            parts.graph,
+            options,
+            providers=["CPUExecutionProvider"],
+            disabled_optimizers=list(_COPYING) if frugal else [],
+        )
     except Exception as error:
-        raise ModelError(f"onnxruntime does not load the model: {one_line(error)}") from error
-    return Session(session, [options, big])
+        said, hint = custom_ops.missing(model, str(error)) or (one_line(error), None)
+        raise ModelError(f"onnxruntime does not load the model: {said}", hint=hint) from error
+    return Session(session, [options, given, spooled])
+
+
+def is_large(model: ir.Model) -> bool:
+    """Tell whether a session of a model must do without copies of its weights.
+
+    Floats count as float32, to which float16 is widened; integers, packed into as many bytes, do not count.
+    """
+    return 4 * serialization.floats(model) >= FRUGAL_BYTES
 
 
 def describe(model: ir.Model) -> dict[str, TensorInfo]:
@@ -154,37 +190,42 @@ def evaluate(model: ir.Model, feed: Feed | None = None) -> dict[str, Array]:
     return load(model, optimize=False).run(feed or {})
 
 
-def race(sessions: Mapping[str, Session], feeds: Mapping[str, Feed], *, seconds: float = 2.0) -> dict[str, Latency]:
-    """Measure several models in turns, so that what slows the machine down slows all of them.
+def optimized_operators(model: ir.Model, *, threads: int = 1, feed: Feed | None = None) -> Counter[str]:
+    """Return how often each operator stands in the model after onnxruntime's optimizations: the truth about fusion.
 
     Args:
-        sessions: The models.
-        feeds: What each is fed with.
-        seconds: About as long for all; at least three rounds.
+        model: The model.
+        threads: Threads within an operator.
+        feed: A sample. With one, those operators of a large model are counted that compute it: onnxruntime can write
+            its optimized model only where memory holds that twice.
     """
-    costs = {name: min(_seconds(sessions[name], feeds[name], 1) for _ in range(2)) for name in sessions}
-    repeats = {name: max(1, round(SLICE_SECONDS / max(cost, 1e-6))) for name, cost in costs.items()}
-    rounds = max(3, int(seconds / sum(costs[name] * repeats[name] for name in sessions)))
-    taken: dict[str, list[float]] = {name: [] for name in sessions}
-    for _ in range(min(rounds, MOST_ROUNDS)):
-        for name, session in sessions.items():
-            taken[name].append(_seconds(session, feeds[name], repeats[name]))
-    return {name: Latency(min(times), float(np.median(times))) for name, times in taken.items()}
-
-
-def _seconds(session: Session, feed: Feed, repeats: int) -> float:
-    began = time.perf_counter()
-    for _ in range(repeats):
-        session.run(feed)
-    return (time.perf_counter() - began) / repeats
-
-
-def optimized_operators(model: ir.Model, *, threads: int = 1) -> Counter[str]:
-    """Return how often each operator stands in the model after onnxruntime's optimizations: the truth about fusion."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "optimized.onnx"
+        if feed is not None and (is_large(model) or serialization.constant_bytes(model) >= FRUGAL_BYTES):
+            options = _options(threads, optimize=True)
+            options.enable_profiling, options.profile_file_prefix = True, str(path)
+            return _profiled(_started(model, options), feed)
         load(model, threads=threads, keep=path)
         return Counter(node.op_type for node in ir.load(path).graph.all_nodes())
+
+
+def _profiled(session: Session, feed: Feed) -> Counter[str]:
+    session.run(feed)
+    events = json.loads(session.end_profiling().read_text("utf-8"))
+    kernels = [e for e in events if e.get("cat") == "Node" and e["name"].endswith("_kernel_time")]
+    return Counter({(e["args"]["node_index"], e["name"]): e["args"]["op_name"] for e in kernels}.values())
+
+
+def saturates() -> bool:
+    """Tell whether this CPU adds pairs of uint8 x int8 products in 16 bits, and saturates: x86 without VNNI does."""
+    weight = ir.Value(name="w", const_value=ir.Tensor(np.full((4, 16), 127, np.int8), name="w"))
+    data = ir.Value(name="x", type=ir.TensorType(ir.DataType.UINT8), shape=ir.Shape([1, 4]))
+    node = ir.node("MatMulInteger", [data, weight])
+    sums = node.outputs[0]
+    sums.name, sums.type, sums.shape = "y", ir.TensorType(ir.DataType.INT32), ir.Shape([1, 16])
+    made = ir.Graph([data], [sums], nodes=[node], initializers=[weight], opset_imports={"": 21}, name="pairs")
+    (found,) = load(ir.Model(made, ir_version=10)).run({"x": np.full((1, 4), 255, np.uint8)}).values()
+    return bool((found != 4 * 255 * 127).any())
 
 
 def usable_threads() -> int:
@@ -203,6 +244,16 @@ def one_line(error: BaseException) -> str:
     text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : (\w+) : ", r"\1: ", text)
     text = re.sub(r"/\S+\.(?:cc|h):\d+ ?", "", text)
     return text[:400]
+
+
+def _register(options: ort.SessionOptions, path: str) -> None:
+    try:
+        options.register_custom_ops_library(path)
+    except Exception as error:
+        raise InputError(
+            f"{path}: onnxruntime cannot register this library of custom operators: {one_line(error)}",
+            hint="--custom-op-lib takes a shared library, built for this platform, that exports RegisterCustomOps",
+        ) from error
 
 
 def _options(threads: int, *, optimize: bool) -> ort.SessionOptions:
@@ -226,37 +277,21 @@ def _info(arg: ort.NodeArg) -> TensorInfo:
     return TensorInfo(arg.name, np.dtype(_TYPES[match[1]]), tuple(arg.shape))
 
 
-def _serialized(model: ir.Model) -> tuple[bytes, dict[str, ort.OrtValue]]:
-    big = {
-        name: value.const_value
-        for name, value in model.graph.initializers.items()
-        if value.const_value is not None
-        and (value.const_value.nbytes >= BY_REFERENCE_BYTES or isinstance(value.const_value, ir.ExternalTensor))
-        and not value.is_graph_input()
-        and not value.is_graph_output()
-        and value.const_value.dtype in _BY_REFERENCE_TYPES
+def _spooled(model: ir.Model) -> dict[ir.Value, ir.TensorProtocol]:
+    """Return, in files, the large constants that are computed whenever they are read."""
+    scratch = Scratch()
+    return {
+        value: scratch.tensor(tensor.numpy(), graph.name_of(value))
+        for value, tensor in serialization.constants(model)
+        if isinstance(tensor, ir.LazyTensor) and tensor.nbytes >= BY_REFERENCE_BYTES
     }
-    others = {v: t for v, t in graph.external_constants(model) if v.name not in big or v.graph is not model.graph}
-    stand_ins: dict[ir.Value, ir.TensorProtocol] = {v: ir.Tensor(t.numpy(), name=v.name) for v, t in others.items()}
-    stand_ins |= {model.graph.initializers[name]: _placeholder(name, tensor) for name, tensor in big.items()}
-    with _standing_in(stand_ins):
-        data = ir.to_proto(model).SerializeToString()
-    return data, {name: ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(t.numpy())) for name, t in big.items()}
 
 
-def _placeholder(name: str, tensor: ir.TensorProtocol) -> ir.ExternalTensor:
-    shape = ir.Shape(tensor.shape.numpy())
-    return ir.ExternalTensor("in-memory", 0, tensor.nbytes, tensor.dtype, shape=shape, name=name)
-
-
-@contextmanager
-def _standing_in(stand_ins: Mapping[ir.Value, ir.TensorProtocol]) -> Iterator[None]:
-    """Give constants other tensors for as long as the model is serialized."""
-    kept = {value: value.const_value for value in stand_ins}
-    for value, tensor in stand_ins.items():
-        value.const_value = tensor
-    try:
-        yield
-    finally:
-        for value, old in kept.items():
-            value.const_value = old
+def _by_reference(tensor: ir.TensorProtocol) -> ort.OrtValue:
+    """Return a value that shares the memory of a tensor."""
+    if tensor.dtype in _NATIVE:
+        return ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(tensor.numpy()))
+    room = np.empty(tuple(tensor.shape.numpy()), np.uint16 if tensor.dtype.itemsize == 2 else np.uint8)
+    packed = serialization.raw(tensor)  # of 4 bits, it fills half of what onnxruntime takes for the array's bytes
+    room.reshape(-1).view(np.uint8)[: packed.size] = packed
+    return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(room, int(tensor.dtype))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from quantcli.encodings import Encodings
 from quantcli.plan import Plan
@@ -53,7 +53,9 @@ class Quantized:
 class State:
     """Everything known so far. Replaced by each pass, never changed.
 
-    ``original`` is the user's model, ``model`` the prepared float one, ``quantized`` the result.
+    ``original`` is the user's model, ``model`` the prepared float one, ``quantized`` the result; ``inner`` are the
+    parameters of tensors in bodies of control flow, which are quantized before the graph around them. ``runnable`` is
+    the original in other float types, where the runtime does not run it in its own.
     """
 
     original: ir.Model
@@ -64,8 +66,15 @@ class State:
     plan: Plan = field(default_factory=Plan)
     stats: Mapping[str, TensorStats] = field(default_factory=dict)
     encodings: Encodings = field(default_factory=Encodings)
+    inner: Mapping[str, QuantParams] = field(default_factory=dict)
     quantized: Quantized | None = None
     report: Report = field(default_factory=Report)
+    runnable: ir.Model | None = None
+
+    @property
+    def reference(self) -> ir.Model:
+        """The float model that results are compared with."""
+        return self.runnable or self.original
 
     def noted(self, *, warnings: tuple[str, ...] = (), notes: tuple[str, ...] = ()) -> State:
         """Return the state with warnings and notes added to its report; a text is said once."""
@@ -80,7 +89,10 @@ class State:
 
 
 class Pass(Protocol):
-    """One step ``State -> State``; pure but for running models in the runtime."""
+    """One step ``State -> State``; pure but for running models in the runtime.
+
+    One that makes sense for a whole model only, not for the body of an If, has a true attribute ``whole_model``.
+    """
 
     @property
     def needs(self) -> frozenset[str]:
@@ -94,6 +106,15 @@ class Pass(Protocol):
 
     def __call__(self, state: State, tick: Tick) -> State:
         """Do the step, calling ``tick`` as work gets done."""
+        ...
+
+
+@runtime_checkable
+class OfParts(Protocol):
+    """A pass that does to parts of a model what other passes do to a whole one."""
+
+    def with_inner(self, inner: tuple[Pass, ...]) -> Pass:
+        """Return the pass with what it does to a part."""
         ...
 
 

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from quantcli import affine, graph
+from quantcli.bodies import bodies_of
+from quantcli.ledger import CONTROL_FLOW
 from quantcli.plan import Plan, StoredUse, StoredWeight
 from quantcli.report import FLOAT, INTEGER, STORED, UNTOUCHED, Entry
 from quantcli.storage import (
@@ -211,6 +213,8 @@ class _Fates:
             return Entry(
                 name, op_type, fate, kernel_of(use.form, weight.spec), use.reason or self.against.get(name, "")
             )
+        if bodies_of(node):
+            return Entry(name, op_type, UNTOUCHED, reason=CONTROL_FLOW)
         if not self._touches_float(node):
             return Entry(name, op_type, UNTOUCHED, reason="no float32 tensor")
         reason = self.kept.get(name) or self.against.get(name) or self._why(node)
@@ -221,7 +225,9 @@ class _Fates:
         return any(i is not None and (i.dtype is None or i.dtype.kind == "f") for i in infos)
 
     def _why(self, node: ir.Node) -> str:
-        rule = STORAGE.get(node.op_type) if graph.is_onnx(node) else None
+        if not graph.is_onnx(node):
+            return f"{graph.describe_op(node)} has no rule in the table of stored weights"
+        rule = STORAGE.get(node.op_type)
         return "its weight is computed, not a constant" if rule is not None else _NO_WEIGHT
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from quantcli import graph
+from quantcli import custom_ops, graph
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -42,16 +42,29 @@ def sub_model(
         opset_imports=dict(model.opset_imports),
         name="part",
     )
-    return ir.Model(made, ir_version=model.ir_version)
+    found = ir.Model(made, ir_version=model.ir_version)
+    custom_ops.carry(model, found)
+    return found
 
 
 def outer_reads(node: ir.Node) -> Iterator[ir.Value]:
-    """Yield what a node reads, what its bodies read included."""
+    """Yield what a node reads, and what its bodies read that they do not define themselves."""
     yield from (v for v in node.inputs if v is not None)
     for attribute in node.attributes.values():
         if attribute.type == ir.AttributeType.GRAPH:
-            for inner in attribute.as_graph().all_nodes():
-                yield from (v for v in inner.inputs if v is not None)
+            body = attribute.as_graph()
+            own = defined(body)
+            read = (v for inner in body.all_nodes() for v in inner.inputs)
+            yield from (v for v in read if v is not None and v not in own)
+
+
+def defined(body: ir.Graph) -> set[ir.Value]:
+    """Return every value that a body, or a body inside it, defines."""
+    found = set[ir.Value]()
+    for part in (body, *body.subgraphs()):
+        found.update((*part.inputs, *part.initializers.values()))
+        found.update(v for node in part for v in node.outputs)
+    return found
 
 
 def _read_in_bodies(nodes: Collection[ir.Node], main: ir.Graph) -> Iterator[ir.Value]:

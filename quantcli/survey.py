@@ -52,7 +52,7 @@ def _feed(state: State, job: Job) -> runtime.Feed | None:
     """Return a sample to size free dimensions with: a real one, else a random one that the model takes, else none."""
     if state.data is not None:
         return next(iter(state.data))
-    session = runtime.load(state.original)
+    session = runtime.load(state.reference)
     try:
         return next(iter(jobs.trial_data(session, job.model)))
     except QuantError:

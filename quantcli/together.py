@@ -9,13 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import partial
 from itertools import count
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
-from quantcli import accuracy, execution, feeding, jobs, runtime, ties
-from quantcli.errors import InternalError, QuantError, UnsupportedError, UsageError
+from quantcli import accuracy, execution, feeding, jobs, racing, runtime, ties
+from quantcli.attempts import apart, attempted, good, refusals
+from quantcli.errors import QuantError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from quantcli.jobs import DataSource
     from quantcli.options import Options
@@ -25,20 +26,22 @@ if TYPE_CHECKING:
     from quantcli.recipe import Recipe
     from quantcli.state import Calibrator, Instrument, State
 
-Given = TypeVar("Given")
-Found = TypeVar("Found")
-
 # Steps that depend on the state and their options alone, and options that count in one format of the recipe only.
 SHARED: Final[Mapping[str, Mapping[str, str]]] = {
+    "widen": {},
+    "modernize": {},
     "convert_opset": {"qdq": "qdq"},
     "simplify": {},
     "fold_batch_norm": {},
     "canonicalize": {},
+    "recognize": {},
+    "pointwise_products": {},
     "check_parity": {},
     "check_operators": {},
     "equalize": {},
     "expand_prelu": {},
 }
+READ: Final[Mapping[str, tuple[str, ...]]] = {"recognize": ("fallback", "form")}  # of the recipe, by these steps
 CALIBRATE: Final = "calibrate"
 
 
@@ -88,38 +91,6 @@ def run(
     return {mode: outcomes[mode] for mode in states}
 
 
-def apart(step: Callable[[str, Given], Found], given: Mapping[str, Given]) -> dict[str, Found | QuantError]:
-    """Do a step for each mode; what one cannot do does not stop the others.
-
-    Raises:
-        UsageError: The call itself is wrong, whatever the mode.
-    """
-    return {mode: _attempted(partial(step, mode, value), mode) for mode, value in given.items()}
-
-
-def _attempted(step: Callable[[], Found], mode: str) -> Found | QuantError:
-    try:
-        return step()
-    except UsageError:
-        raise
-    except QuantError as error:
-        return error
-    except Exception as error:  # noqa: BLE001 - a bug of ours in one mode takes no other mode along; it is told
-        told = InternalError(f"{type(error).__name__}: {error}", hint=f"--mode {mode} --debug shows where")
-        told.__cause__ = error
-        return told
-
-
-def good(results: Mapping[str, Found | QuantError]) -> dict[str, Found]:
-    """Return what is no refusal."""
-    return {mode: r for mode, r in results.items() if not isinstance(r, QuantError)}
-
-
-def refusals(results: Mapping[str, Found | QuantError]) -> dict[str, QuantError]:
-    """Return the refusals."""
-    return {mode: r for mode, r in results.items() if isinstance(r, QuantError)}
-
-
 def with_data(
     recipes: Mapping[str, Recipe | QuantError], source: DataSource | None, asked: Options
 ) -> dict[str, Recipe | QuantError]:
@@ -139,38 +110,23 @@ def with_data(
     return known
 
 
-def check_any(outcomes: Mapping[str, Found | QuantError]) -> None:
-    """Raise where every mode refuses.
+def latencies(results: Mapping[str, Result | QuantError], threads: int = 1) -> dict[str, racing.Latency]:
+    """Measure, in turns on one sample, the float model (``""``) and every model that was made.
 
-    Raises:
-        QuantError: The one reason, or all of them.
+    A large model is not measured: memory does not hold every one of them as it would run by itself.
     """
-    if good(outcomes) or not outcomes:
-        return
-    errors = refusals(outcomes)
-    first = next(iter(errors.values()))
-    if all(type(e) is type(first) and e.message == first.message for e in errors.values()):
-        raise first
-    reasons = [f"{mode}: {error.message}" for mode, error in errors.items()]
-    if all(type(e) is InternalError for e in errors.values()):
-        raise InternalError(f"every mode fails: {'; '.join(reasons)}", hint=first.hint)
-    raise UnsupportedError("no mode can convert this model", reasons=reasons)
-
-
-def latencies(results: Mapping[str, Result | QuantError], threads: int = 1) -> dict[str, runtime.Latency]:
-    """Measure, in turns on one sample, the float model (``""``) and every model that was made."""
     made = {mode: r.state for mode, r in good(results).items() if r.state is not None and r.state.quantized is not None}
     some = next(iter(made.values()), None)
-    if some is None or some.data is None:
+    if some is None or some.data is None or runtime.is_large(some.reference):
         return {}
     feed = next(iter(some.data))
-    sessions = {"": runtime.load(some.original, threads=threads)}
+    sessions = {"": runtime.load(some.reference, threads=threads)}
     feeds: dict[str, runtime.Feed] = {"": feed}
     for mode, state in made.items():
         if state.quantized is not None:
             sessions[mode] = runtime.load(state.quantized.model, threads=threads)
             feeds[mode] = feeding.to_integers(feed, state.quantized.boundary)
-    return runtime.race(sessions, feeds)
+    return racing.race(sessions, feeds)
 
 
 @dataclass(slots=True)
@@ -184,7 +140,9 @@ class Prepared:
         """Return where a step leads to; it runs unless another mode took it from the same place."""
         decided = _decided_by(step, at.state.recipe)
         if at.own or decided is None:
-            return replace(at, state=execution.passed(at.state, [step], watchers), own=(*at.own, step.name))
+            state = execution.passed(at.state, [step], watchers)
+            own = at.own if _left_alone(at.state, state) else (*at.own, step.name)
+            return replace(at, state=state, own=own)
         key = (at.lineage, step.name, decided)
         if key not in self.known:
             self.known[key] = self._run(at, step, watchers)
@@ -195,12 +153,19 @@ class Prepared:
 
     def _run(self, at: Reached, step: NamedPass, watchers: Sequence[Instrument]) -> Reached | QuantError:
         """Run a step; what it leaves as it was keeps its lineage."""
-        state = _attempted(partial(execution.passed, at.state, [step], watchers), at.state.recipe.name)
+        state = attempted(partial(execution.passed, at.state, [step], watchers), at.state.recipe.name)
         if isinstance(state, QuantError):
             return state
-        timings = at.state.report.timings
-        same = state.model is at.state.model and replace(state.report, timings=timings) == at.state.report
-        return Reached(state, at.lineage if same else next(self.numbers))
+        return Reached(state, at.lineage if _left_alone(at.state, state) else next(self.numbers))
+
+
+def _left_alone(before: State, after: State) -> bool:
+    """Tell whether a step changed nothing but the clock."""
+    timings = before.report.timings
+    return (
+        all(getattr(before, f.name) is getattr(after, f.name) for f in fields(before) if f.name != "report")
+        and replace(after.report, timings=timings) == before.report
+    )
 
 
 def _decided_by(step: NamedPass, recipe: Recipe) -> str | None:
@@ -209,7 +174,8 @@ def _decided_by(step: NamedPass, recipe: Recipe) -> str | None:
     if formats is None or not is_dataclass(step.run):
         return None
     counting = [f for f in fields(step.run) if formats.get(f.name, recipe.format) == recipe.format]
-    return repr([(f.name, v) for f in counting if (v := getattr(step.run, f.name)) != f.default])
+    options = [(f.name, v) for f in counting if (v := getattr(step.run, f.name)) != f.default]
+    return repr([*options, *((f, getattr(recipe, f)) for f in READ.get(step.name, ()))])
 
 
 def _head(shared: Prepared, state: State, asked: Options, watchers: Sequence[Instrument]) -> Reached:
@@ -268,7 +234,7 @@ def _calibrated(
 
 
 def _with_part(state: State, seen: State, warnings: tuple[str, ...]) -> State:
-    stats = {t: s for t, s in seen.stats.items() if t in state.plan.activations}
+    stats = {t: s for t, s in seen.stats.items() if t in state.plan.activations or t not in seen.plan.activations}
     timings = {**state.report.timings, CALIBRATE: seen.report.timings[CALIBRATE]}
     report = replace(state.report, feeds=seen.report.feeds, timings=timings)
     return replace(state, stats=stats, report=report).noted(warnings=warnings)

@@ -21,20 +21,34 @@ if TYPE_CHECKING:
 _BESIDE: Final = "no integer operator beside it: quantizing it alone would only cost"
 _STAY_CHANNELS_LAST: Final = frozenset({"Add", "Mul", "Concat", "MaxPool", "AveragePool", "LeakyRelu", "Resize"})
 _STREAM: Final = "float operators beside it: between matrix products float keeps its accuracy at no cost"
+_OUTPUT: Final = "\0output"  # of the graph, among the readers of a tensor
 _TAIL: Final = "nothing after it multiplies matrices: float keeps its accuracy at no cost"
 
 
 def reasons_against(nodes: Sequence[ir.Node], candidates: Candidates, output_format: str) -> dict[str, str]:
     """Return the candidates that would only add Q and DQ, with the reason: no product before, or none after them.
 
+    What stays float may leave others alone among float operators, so they are looked at until nothing changes.
+
     Args:
         nodes: The nodes of the graph in topological order.
         candidates: Units that could be integer, by the name of their node.
         output_format: ``qdq`` or ``integer``.
     """
+    against: dict[str, str] = {}
+    while True:
+        left = {name: unit for name, unit in candidates.items() if name not in against}
+        found = _once(nodes, left, output_format)
+        if not found:
+            return against
+        against.update(found)
+
+
+def _once(nodes: Sequence[ir.Node], candidates: Candidates, output_format: str) -> dict[str, str]:
     useful = _before_products(nodes, candidates)
     moving = _leading_into(nodes, candidates)
-    enclosed = _read_by_units(nodes, candidates)
+    readers = _readers(nodes, candidates)
+    convolved: set[str] = set()
     produced: dict[str, str] = {}
     against: dict[str, str] = {}
     for node in nodes:
@@ -42,13 +56,16 @@ def reasons_against(nodes: Sequence[ir.Node], candidates: Candidates, output_for
         if unit is None:
             continue
         reason = None if unit.node in moving else _not_worth(node, unit, produced, useful, output_format)
-        if reason is None and _is_in_float_stream(node, unit, produced, enclosed):
-            reason = _STREAM
+        drawn = node.op_type == "Conv" or any(t in convolved for _, t in unit.inputs)
+        if reason is None and unit.node not in moving and not drawn:
+            reason = _STREAM if _is_in_float_stream(node, unit, produced, readers[unit.node]) else None
         if reason is not None:
             against[unit.node] = reason
             continue
         inside = node.op_type in _STAY_CHANNELS_LAST and any(produced.get(t) == "Conv" for _, t in unit.inputs)
-        produced.update(dict.fromkeys(unit.outputs or (unit.output,), "Conv" if inside else node.op_type))
+        made = unit.outputs or (unit.output,)
+        convolved.update(made if drawn else ())
+        produced.update(dict.fromkeys(made, "Conv" if inside else node.op_type))
     return against
 
 
@@ -69,17 +86,19 @@ def _not_worth(
     return None
 
 
-def _is_in_float_stream(node: ir.Node, unit: Unit, produced: Mapping[str, str], enclosed: set[str]) -> bool:
-    """Tell whether arithmetic of a transformer's kind has a float neighbour, with no convolution feeding it.
+def _is_in_float_stream(node: ir.Node, unit: Unit, produced: Mapping[str, str], readers: set[str]) -> bool:
+    """Tell whether what is no product has float neighbours; no convolution is before it.
 
     Residual sums, masked scores and gates are wide: their 8 bits would cost more than the matrix products around them.
     """
-    if OP_RULES[node.op_type].role in {*CORE, Role.SAME, Role.SOURCE}:
+    role = OP_RULES[node.op_type].role
+    if role in {*CORE, Role.SOURCE}:
         return False
+    if role is Role.SAME:
+        return readers == {""}
     read = {v.name: v for v in node.inputs if v is not None}
-    makers = [produced.get(t, "") for _, t in unit.inputs]
     fed = [t in produced or _is_given(read.get(t)) for _, t in unit.inputs]
-    return "Conv" not in makers and not (all(fed) and unit.node in enclosed)
+    return not all(fed) or bool({"", _OUTPUT} & readers)
 
 
 def _is_given(value: ir.Value | None) -> bool:
@@ -87,17 +106,16 @@ def _is_given(value: ir.Value | None) -> bool:
     return value is not None and value.producer() is None
 
 
-def _read_by_units(nodes: Sequence[ir.Node], candidates: Candidates) -> set[str]:
-    """Return the candidates whose results nobody reads but candidates."""
+def _readers(nodes: Sequence[ir.Node], candidates: Candidates) -> dict[str, set[str]]:
+    """Return, for each candidate, the candidates that read its results; ``""`` for other operators, and ``_OUTPUT``."""
     owners = {name: unit.node for unit in candidates.values() for name in (unit.node, *unit.absorbed, *unit.members)}
-    found = set(candidates)
+    found: dict[str, set[str]] = {name: set() for name in candidates}
     for node in nodes:
         owner = owners.get(graph.node_name(node))
         if owner is None:
             continue
-        readers = {owners.get(graph.node_name(r), "") for o in node.outputs for r, _ in graph.consumers(o)}
-        if "" in readers or any(o.is_graph_output() for o in node.outputs):
-            found.discard(owner)
+        own = {owners.get(graph.node_name(r), "") for o in node.outputs for r, _ in graph.consumers(o)} - {owner}
+        found[owner].update(own, (_OUTPUT,) if any(o.is_graph_output() for o in node.outputs) else ())
     return found
 
 

@@ -15,6 +15,7 @@ import onnx_ir as ir
 
 from quantcli import affine, graph
 from quantcli.dtypes import INT8
+from quantcli.scratch import Scratch
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -33,9 +34,13 @@ def stem(name: str) -> str:
 
 
 class Writer:
-    """An editor of one model, with the integer version of each tensor by name."""
+    """An editor of one model, with the integer version of each tensor by name.
 
-    def __init__(self, model: ir.Model, encodings: Encodings) -> None:
+    What it writes is ``portable`` if asked for: exact on CPUs that add two products of uint8 and int8 in 16 bits.
+    """
+
+    def __init__(self, model: ir.Model, encodings: Encodings, *, portable: bool = False) -> None:
+        self.portable = portable
         self.model = model
         self.graph = model.graph
         self.encodings = encodings
@@ -51,6 +56,7 @@ class Writer:
         self.facets: dict[tuple[str, str], ir.Value] = {}  # other forms of a tensor's integers, by tensor and form
         self.arithmetic: set[str] = set()  # names of QuantizeLinear nodes that round on the way, on no tensor's grid
         self.nonnegative: set[str] = set()  # tensors none of whose integers is negative
+        self._scratch = Scratch()
         self._weights_by_name: dict[str, ir.Value] = {}
         self._shared: dict[tuple[str, str, bytes], ir.Value] = {}  # by type, shape and digest of the contents
         self._dequantized: dict[str, ir.Value] = {}
@@ -87,7 +93,9 @@ class Writer:
 
     def own_constant(self, name: str, array: npt.NDArray[np.generic]) -> ir.Value:
         """Return an initializer that nobody else shares, because a later pass may change it."""
-        return graph.add_initializer(self.graph, self.names.new(name), array)
+        value = graph.add_initializer(self.graph, self.names.new(name), array)
+        value.const_value = self._scratch.tensor(array, graph.name_of(value))
+        return value
 
     def scale_and_zero(self, name: str, params: QuantParams) -> tuple[ir.Value, ir.Value]:
         """Return the initializers of scale and zero point."""

@@ -81,8 +81,8 @@ class Converted:
         grids = self.grids
         kinds = {i.name: i.type.tensor_type.elem_type for i in (*self.model.graph.input, *self.model.graph.output)}
         integer = {n for n, t in kinds.items() if t in INTEGER_BOUNDARY}
-        fed = {n for n, x in feed.items() if n in integer and x.dtype == F32}
-        integers = {n: np.asarray(quantize_linear(x, grids[n])) if n in fed else x for n, x in feed.items()}
+        fed = {n for n, x in feed.items() if n in integer and x.dtype.kind == "f"}
+        integers = {n: np.asarray(quantize_linear(x.astype(F32), grids[n])) if n in fed else x for n, x in feed.items()}
         if optimize not in self._sessions:
             self._sessions[optimize] = session(self.model, optimize=optimize)
         results = run_session(self._sessions[optimize], integers)

@@ -54,7 +54,7 @@ float32, nothing next to it that is integer): `quant convert --dry-run` lists ev
 In the mode `int8-only`, which uses the format *integer*, an operator that stays float is a refusal; the last column is
 that of `16x8`, which refuses likewise unless asked for `--fallback float`.
 
-Float16 and bfloat16 tensors, control flow bodies and operators of other domains stay float.
+Operators of other domains stay float; bodies of If, Loop and Scan are converted by the same table.
 """
 
 MODES_BEGIN, MODES_END = "<!-- modes: written from the recipes -->\n", "<!-- /modes -->"

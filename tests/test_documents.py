@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
 from dataclasses import replace
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import quantcli
-from quantcli import affine, documents, dtypes, graph, modes, recipe_reader
+from quantcli import affine, documents, dtypes, encodings, graph, modes, recipe_reader
 from quantcli.data import InputSpec, from_arrays, random_dataset
 from quantcli.quant import PerAxis, QuantParams, QuantSpec
 from quantcli.recipe import About
@@ -264,3 +265,12 @@ def test_external_weights_count(tmp_path):
     onnx.save(proto, tmp_path / "apart.onnx", save_as_external_data=True, location="apart.data", size_threshold=0)
     assert documents.external_bytes(ir.load(tmp_path / "apart.onnx")) == 8 * 8 * 4
     assert documents.external_bytes(ir.load(tmp_path / "whole.onnx")) == 0
+
+
+@pytest.mark.parametrize("names", [(), ("a",), ("ä\n", "null", "b")])
+def test_a_document_written_entry_by_entry_is_its_text(names):
+    params = dict.fromkeys(names, GRID)
+    document, empty = (encodings.to_json(p, {"mode": "none", "data": None}) for p in (params, {}))
+    stream = io.BytesIO()
+    documents.Text(empty, params).write_to(stream)
+    assert stream.getvalue().decode() == documents.text(document)

@@ -68,7 +68,7 @@ def test_every_pass_before_the_plan_has_cases():
     names = [step.name for step in modes.resolve("full-integer").passes]
     preparing = set(names[: names.index("check_parity")])
     assert {p.parent.name for p in CASES} >= preparing & {
-        "convert_opset", "simplify", "fold_batch_norm", "canonicalize"
+        "convert_opset", "simplify", "fold_batch_norm", "canonicalize", "recognize"
     }  # fmt: skip
 
 

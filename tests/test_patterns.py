@@ -9,6 +9,7 @@ from onnx import helper
 
 from quantcli import graph, patterns
 from quantcli.errors import UsageError
+from quantcli.report import FOLDED, Entry
 
 NODES = {"features/0/conv": "Conv", "features/0/relu": "Relu", "features/1/conv": "Conv", "head[0]": "Conv"}
 
@@ -23,7 +24,8 @@ def model():
 
 
 def match(model, pattern, folded=()):
-    return patterns.match_all([pattern], model, folded)[pattern]
+    listed = {name: Entry(name, "Dropout", FOLDED) for name in folded}
+    return patterns.match_all([pattern], model, listed)[pattern]
 
 
 @pytest.mark.parametrize(

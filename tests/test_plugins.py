@@ -107,7 +107,7 @@ def test_a_calibrator_is_given_by_name():
     ("name", "options", "expected"),
     [
         ("gtpq", {}, "unknown pass 'gtpq'; did you mean 'gptq'?"),
-        ("banana", {}, "unknown pass 'banana'; known: convert_opset, simplify, "),
+        ("banana", {}, "unknown pass 'banana'; known: widen, modernize, convert_opset, simplify, "),
         ("gptq", {"sampels": 3}, "'gptq' has no option 'sampels'; did you mean 'samples'?"),
         ("gptq", {"banana": 3}, "'gptq' has no option 'banana'; known: samples, rows"),
         ("simplify", {"banana": 3}, "'simplify' has no option 'banana'; known: none"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -12,7 +13,7 @@ import numpy as np
 import onnx
 import pytest
 
-from quantcli import api, files, modes, plugins, together
+from quantcli import api, attempts, files, modes, plugins, together
 from quantcli.errors import InternalError, OutputError, QualityError, QuantError, UnsupportedError, UsageError
 from quantcli.pipeline import NamedPass
 
@@ -91,7 +92,8 @@ def test_a_model_that_equalization_changes_is_calibrated_once_as_it_was_and_once
 def test_recipes_that_need_other_opsets_are_prepared_apart(tmp_path):
     counted = Counted()
     all_of(tmp_path, perceptron(opset=11), instruments=[counted])
-    wanted = {dict(s.options)["minimum"] for m in modes.names() for s in modes.resolve(m).passes[:1]}
+    steps = [s for m in modes.names() for s in modes.resolve(m).passes if s.name == "convert_opset"]
+    wanted = {dict(s.options)["minimum"] for s in steps}
     assert counted.ran["simplify"] == len(wanted)
 
 
@@ -139,12 +141,12 @@ def test_without_data_only_those_that_need_none(tmp_path):
 def test_where_all_refuse_for_one_reason_it_is_raised():
     error = UnsupportedError("x")
     with pytest.raises(UnsupportedError, match=r"^x$"):
-        together.check_any({"a": error, "b": UnsupportedError("x")})
+        attempts.check_any({"a": error, "b": UnsupportedError("x")})
 
 
 def test_where_all_refuse_every_reason_is_raised():
     with pytest.raises(UnsupportedError) as caught:
-        together.check_any({"a": UnsupportedError("x"), "b": UsageError("y")})
+        attempts.check_any({"a": UnsupportedError("x"), "b": UsageError("y")})
     assert caught.value.reasons == ("a: x", "b: y")
 
 
@@ -161,7 +163,7 @@ def test_a_bug_in_one_mode_is_told_and_stops_no_other(tmp_path, monkeypatch):
 
 def test_where_every_mode_fails_by_a_bug_it_is_a_bug():
     with pytest.raises(InternalError, match="every mode fails: a: x; b: y"):
-        together.check_any({"a": InternalError("x"), "b": InternalError("y")})
+        attempts.check_any({"a": InternalError("x"), "b": InternalError("y")})
 
 
 def test_a_bad_model_is_no_refusal(tmp_path):
@@ -184,7 +186,7 @@ def test_what_is_not_good_enough_is_not_written(tmp_path):
 def test_files_are_written_all_together_or_not_at_all(tmp_path, monkeypatch):
     written = []
 
-    def fail(contents):
+    def fail(contents, obsolete):
         written.append(contents)
         raise OutputError("full")
 
@@ -263,10 +265,16 @@ def test_labels_score_every_mode(tmp_path):
 # ---- sharing is right ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [n for n in together.SHARED if n != "convert_opset"])
+@pytest.mark.parametrize("name", [n for n in together.SHARED if n not in {"convert_opset", *together.READ}])
 def test_a_shared_pass_reads_nothing_of_the_recipe(name):
     module = import_module(plugins.PASSES[name].partition(":")[0])
     assert "recipe" not in inspect.getsource(module).replace("the recipe", "")
+
+
+@pytest.mark.parametrize("name", together.READ)
+def test_a_shared_pass_that_reads_the_recipe_reads_what_is_listed(name):
+    source = inspect.getsource(import_module(plugins.PASSES[name].partition(":")[0]))
+    assert set(re.findall(r"recipe(\.?\w*)", source)) == {f".{field}" for field in together.READ[name]}
 
 
 def test_converting_the_opset_reads_the_format_alone():

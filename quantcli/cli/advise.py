@@ -44,6 +44,7 @@ GROUPS: Final = {
             show_default=True,
             help="Speed on this runtime, a device without float arithmetic, a GPU, or the smallest file.",
         ),
+        options.custom_op_lib_option(),
     ),
     "How to say it": (
         click.Option(["--json"], is_flag=True, help="Print one JSON document on stdout instead of the advice."),
@@ -52,11 +53,20 @@ GROUPS: Final = {
 }
 
 
-def _advise(model: Path | None, representative_dataset: Path | None, target: str, *, json: bool) -> None:
+def _advise(
+    model: Path | None,
+    representative_dataset: Path | None,
+    target: str,
+    custom_op_libs: tuple[Path, ...],
+    *,
+    json: bool,
+) -> None:
     deferred.put_off()
     from quantcli import api, documents  # noqa: PLC0415 - help must not load onnxruntime
 
-    advice = api.advise(model, representative_dataset=representative_dataset, target=target)
+    advice = api.advise(
+        model, representative_dataset=representative_dataset, target=target, custom_op_libs=custom_op_libs
+    )
     if json:
         terminal.say(documents.text(asdict(advice)).rstrip("\n"))
     else:

@@ -94,6 +94,8 @@ def _explained(done: Mapping[str, Result], latencies: Latencies, threads: int) -
     if latencies:
         many = f"{threads} threads" if threads > 1 else "1 thread"
         said.append(f"time of one sample on {many}, all models in turns; speed is that of the medians against float")
+    elif any(r.output is not None for r in done.values()):
+        said.append("times are not measured: memory does not hold a model this large in every mode at once")
     states = [r.state for r in done.values() if r.state is not None]
     accuracy = next((s.report.accuracy for s in states if s.report.accuracy is not None), None)
     if accuracy is not None:

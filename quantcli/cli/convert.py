@@ -22,7 +22,8 @@ HELP: Final = """Convert MODEL, a float ONNX model, into an integer or smaller o
 
 Without MODEL, the bundled sample is converted: a classifier of handwritten digits with its calibration samples.
 
-Writes OUT.onnx, OUT.encodings.json and OUT.report.json, all of them or none.
+Writes OUT.onnx, OUT.encodings.json and OUT.report.json, all of them or none; the weights of a model
+that is too large for one file into OUT.onnx.data beside it.
 
 \b
 Exit codes: 0 verified output written, 1 quality below --min-sqnr, 2 usage,
@@ -60,6 +61,11 @@ GROUPS: Final = {
             ["--fallback"],
             type=click.Choice(("float", "refuse")),
             help="What has no integer form stays float, or is refused with every reason.  [default: the mode's]",
+        ),
+        click.Option(
+            ["--portable"],
+            is_flag=True,
+            help="Write integer products that are exact on x86 CPUs without VNNI too, where sums of two may saturate.",
         ),
     ),
     "Calibration data": (
@@ -114,6 +120,7 @@ GROUPS: Final = {
         click.Option(["--strict"], is_flag=True, help="Fail (exit 4) when any operator stays float."),
     ),
     "How to run": (
+        options.custom_op_lib_option(),
         click.Option(["--dry-run"], is_flag=True, help="Show the plan; calibrate nothing and write nothing."),
         click.Option(
             ["--threads"],

@@ -18,6 +18,7 @@ def of(result: Result) -> dict[str, Json]:
     written: Mapping[str, Json] = {}
     if result.output is not None:
         encodings, report = documents.sidecars(result.output)
-        written = {"model": str(result.output), "encodings": str(encodings), "report": str(report)}
+        weights = {"weights": str(result.weights)} if result.weights is not None else {}
+        written = {"model": str(result.output), **weights, "encodings": str(encodings), "report": str(report)}
     timings: Mapping[str, Json] = dict(result.state.report.timings) if result.state else {}
     return {**result.report, "written": dict(written), "seconds": dict(timings)}

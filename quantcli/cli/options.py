@@ -47,6 +47,17 @@ def complete_modes_and_all(ctx: click.Context, param: click.Parameter, incomplet
     return [*complete_modes(ctx, param, incomplete), *([ALL] if ALL.startswith(incomplete) else [])]
 
 
+def custom_op_lib_option() -> click.Option:
+    """Return ``--custom-op-lib``."""
+    return click.Option(
+        ["--custom-op-lib", "custom_op_libs"],
+        multiple=True,
+        type=click.Path(path_type=Path),
+        metavar="LIB",
+        help="A shared library of custom operators that the model needs; they stay float.  [repeatable]",
+    )
+
+
 def debug_option() -> click.Option:
     """Return ``--debug``, which the error boundary reads."""
     return click.Option(

@@ -73,7 +73,8 @@ def _written(result: Result, output: Path) -> Section:
     from quantcli import documents  # noqa: PLC0415 - loaded by the conversion already; help does without it
 
     encodings, report = documents.sidecars(output)
-    files = {"model": output, "encodings": encodings, "report": report}
+    weights = {"weights": result.weights} if result.weights is not None else {}
+    files = {"model": output, **weights, "encodings": encodings, "report": report}
     rows = tuple((kind, str(path), size(path.stat().st_size)) for kind, path in files.items())
     sizes = result.report.get("sizes")
     lines: tuple[str, ...] = ()
@@ -86,7 +87,9 @@ def _written(result: Result, output: Path) -> Section:
 def _coverage(report: Report, title: str) -> Section:
     counted = {INTEGER: 0, ABSORBED: 0, FOLDED: 0, FLOAT: 0, **report.count()}
     said = ", ".join(f"{n} {fate}" for fate, n in counted.items())
-    return Section(title, lines=(f"{sum(counted.values())} operators: {said}",))
+    integers, total = report.work()
+    work = (f"{integers / total:.1%} of {total:,} multiply-accumulates in integers",) if total else ()
+    return Section(title, lines=(f"{sum(counted.values())} operators: {said}", *work))
 
 
 def _floats(report: Report) -> Section:

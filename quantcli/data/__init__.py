@@ -10,9 +10,10 @@ from quantcli.data.inputs import Feed, InputSpec
 from quantcli.data.memory import from_arrays, from_callable
 from quantcli.data.opening import open_dataset, open_signature
 from quantcli.data.signatures import Signature, Signatures, is_signatures, read_signatures
-from quantcli.data.synthetic import random_dataset
+from quantcli.data.synthetic import NATURAL, guesses, random_dataset
 
 __all__ = [
+    "NATURAL",
     "Feed",
     "InputSpec",
     "RepresentativeDataset",
@@ -20,6 +21,7 @@ __all__ = [
     "Signatures",
     "from_arrays",
     "from_callable",
+    "guesses",
     "is_signatures",
     "open_dataset",
     "open_signature",

@@ -11,7 +11,7 @@ import numpy as np
 
 from quantcli.data import npz
 from quantcli.data.files import sha256
-from quantcli.data.inputs import InputSpec, conform, dtype_mismatch, fit_shape
+from quantcli.data.inputs import InputSpec, conform, dtype_mismatch, fit_shape, is_text, takes
 from quantcli.data.preprocess import Preprocess, cast
 from quantcli.errors import DatasetError
 
@@ -154,11 +154,15 @@ def npz_column(spec: InputSpec, path: Path, options: NpzInput) -> NpzColumn:
             hint="Stack the samples: np.stack(samples).",
         )
     _require_castable(header.dtype, spec, place, casts=options.casts)
+    if is_text(spec.dtype) and options.preprocess != Preprocess():
+        raise DatasetError(
+            f"{options.where}: scale, mean, std or a layout, expected none: input {spec.name!r} takes strings",
+            hint="Remove them.",
+        )
     fit_shape(options.preprocess.shape(header.shape[1:], options.where), spec, place)
     return NpzColumn(spec, path, key, header.shape[0], options.preprocess)
 
 
 def _require_castable(dtype: np.dtype, spec: InputSpec, place: str, *, casts: bool) -> None:
-    same = dtype.newbyteorder("=") == spec.dtype
-    if not same and (not casts or dtype.kind not in "biuf"):
+    if not takes(dtype, spec) and (not casts or dtype.kind not in "biuf" or is_text(spec.dtype)):
         raise dtype_mismatch(dtype, spec, place)

@@ -76,6 +76,7 @@ class RepresentativeDataset:
         synthetic: Whether the samples are made up.
         warnings: What the user should know.
         labels: Class index of every sample of the source; empty where there are none.
+        in_float32: Whether arrays of other float types are fed as float32.
     """
 
     description: str
@@ -84,12 +85,14 @@ class RepresentativeDataset:
     synthetic: bool = False
     warnings: tuple[str, ...] = ()
     labels: tuple[int, ...] = ()
+    in_float32: bool = False
 
     def __len__(self) -> int:
         return len(self._indices())
 
     def __iter__(self) -> Iterator[Feed]:
-        return self.source.read(self._indices())
+        samples = self.source.read(self._indices())
+        return map(_in_float32, samples) if self.in_float32 else samples
 
     def check(self) -> None:
         """Validate the selected samples in one cheap pass: arrays are read, images only opened.
@@ -124,6 +127,11 @@ class RepresentativeDataset:
 
     def _indices(self) -> Sequence[int]:
         return self.selection.of(self.source.count())
+
+
+def _in_float32(feed: Feed) -> Feed:
+    with np.errstate(over="ignore"):
+        return {n: x.astype(np.float32, copy=False) if x.dtype.kind == "f" else x for n, x in feed.items()}
 
 
 def require_positive(number: int, name: str) -> int:

@@ -30,18 +30,21 @@ class InputSpec:
     shape: tuple[int | str | None, ...] | None
 
 
-def require_numbers(inputs: Iterable[InputSpec]) -> None:
-    """Refuse models that take text, which no dataset can feed.
+def is_text(dtype: np.dtype) -> bool:
+    """Tell whether a dtype is that of strings, as numpy or as onnxruntime has them."""
+    return dtype.kind in "OSU"
 
-    Raises:
-        DatasetError: An input is a string tensor.
+
+def takes(dtype: np.dtype, spec: InputSpec) -> bool:
+    """Tell whether samples of a dtype may be fed to an input without being asked for a conversion.
+
+    Its own type is; all kinds of text are text; and where it takes floats other than float32, which samples seldom come
+    in, all numbers are.
     """
-    for spec in inputs:
-        if spec.dtype.kind in "OSU":
-            raise DatasetError(
-                f"input {spec.name!r} takes strings, expected numbers: string inputs are not supported by datasets",
-                hint="Cut the text processing out of the model, or use a mode that needs no dataset.",
-            )
+    if is_text(dtype) or is_text(spec.dtype):
+        return is_text(dtype) and is_text(spec.dtype)
+    other = spec.dtype.kind == "f" and spec.dtype != np.float32
+    return dtype.newbyteorder("=") == spec.dtype or (other and dtype.kind in "fiu")
 
 
 def require_names(given: Mapping[str, str], inputs: Sequence[InputSpec], where: str, *, advice: str = "") -> None:
@@ -80,8 +83,9 @@ def conform(array: np.ndarray, spec: InputSpec, where: str) -> np.ndarray:
     Raises:
         DatasetError: The dtype, the rank or a fixed dimension differs, or a value is NaN or infinite.
     """
-    if array.dtype != spec.dtype:
+    if not array.dtype.isnative or not takes(array.dtype, spec):
         raise dtype_mismatch(array.dtype, spec, where)
+    array = _as_text(array, spec, where) if is_text(spec.dtype) else _as_numbers(array, spec)
     require_finite(array, spec, where)
     return array.reshape(fit_shape(array.shape, spec, where))
 
@@ -90,9 +94,16 @@ def dtype_mismatch(dtype: np.dtype, spec: InputSpec, where: str) -> DatasetError
     """Return the error for a sample of another dtype than the input's."""
     order = "" if dtype.isnative else " in foreign byte order"
     return DatasetError(
-        f"input {spec.name!r}, {where}: dtype {dtype.name}{order}, expected {spec.dtype.name}",
-        hint=f"Save or yield {spec.dtype.name}, or add `dtype: {spec.dtype.name}` to an npz input of a YAML spec.",
+        f"input {spec.name!r}, {where}: dtype {dtype.name}{order}, expected {type_name(spec)}",
+        hint=f"Save or yield {spec.dtype.name}, or add `dtype: {spec.dtype.name}` to an npz input of a YAML spec."
+        if not is_text(spec.dtype)
+        else "Save or yield text: np.asarray(x, dtype=str).",
     )
+
+
+def type_name(spec: InputSpec) -> str:
+    """Return the type of an input for a message."""
+    return "strings" if is_text(spec.dtype) else spec.dtype.name
 
 
 def fit_shape(shape: tuple[int, ...], spec: InputSpec, where: str) -> tuple[int, ...]:
@@ -122,7 +133,7 @@ def require_finite(array: np.ndarray, spec: InputSpec, where: str) -> None:
     Raises:
         DatasetError: A value is not finite.
     """
-    if array.dtype.kind in "biu":
+    if array.dtype.kind in "biuO":
         return
     # ml_dtypes such as bfloat16 have kind V and no isfinite in older releases
     finite = np.isfinite(array.astype(np.float32) if array.dtype.kind == "V" else array)
@@ -139,6 +150,31 @@ def require_finite(array: np.ndarray, spec: InputSpec, where: str) -> None:
 def shape_text(shape: Sequence[int | str | None]) -> str:
     """Return a shape for a message: ``[batch, 3, ?]``."""
     return f"[{', '.join('?' if size is None else str(size) for size in shape)}]"
+
+
+def _as_numbers(array: np.ndarray, spec: InputSpec) -> np.ndarray:
+    with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused as such
+        return array.astype(spec.dtype, copy=False)
+
+
+def _as_text(array: np.ndarray, spec: InputSpec, where: str) -> np.ndarray:
+    """Return an array of Python strings, as onnxruntime takes them; bytes are UTF-8."""
+    items = [_text(item, spec, where) for item in array.ravel().tolist()]
+    found = np.empty(len(items), object)
+    found[:] = items
+    return found.reshape(array.shape)
+
+
+def _text(item: object, spec: InputSpec, where: str) -> str:
+    try:
+        text = item.decode() if isinstance(item, bytes) else item
+    except UnicodeDecodeError:
+        text = None
+    if not isinstance(text, str):
+        raise DatasetError(
+            f"input {spec.name!r}, {where}: {item!r}, expected strings", hint="Yield np.asarray(x, dtype=str)."
+        )
+    return text
 
 
 def _quoted(names: Iterable[str]) -> str:

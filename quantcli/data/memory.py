@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,7 +11,7 @@ from itertools import islice
 import numpy as np
 
 from quantcli.data.dataset import RepresentativeDataset, require_positive
-from quantcli.data.inputs import Feed, InputSpec, conform, require_names, require_numbers, shape_text
+from quantcli.data.inputs import Feed, InputSpec, conform, is_text, require_names, shape_text
 from quantcli.errors import DatasetError, QuantError
 
 SampleFunction = Callable[[], Iterable[Feed | Sequence[np.ndarray]]]
@@ -96,7 +97,7 @@ class FunctionSource:
         for feed in self.read(indices):
             for name, array in feed.items():
                 yield f"{name}\0{array.dtype.name}\0{shape_text(array.shape)}".encode()
-                yield array.tobytes()
+                yield json.dumps(array.tolist()).encode() if is_text(array.dtype) else array.tobytes()
 
     def samples(self) -> Iterator[Feed | Sequence[np.ndarray]]:
         """Yield what the function yields, and say whose error it is when it fails."""
@@ -149,7 +150,6 @@ def _limit(samples: int | None) -> int | None:
 
 def _dataset(source: FunctionSource) -> RepresentativeDataset:
     """Return the dataset after a look at the first sample."""
-    require_numbers(source.inputs)
     first = next(source.samples(), None)
     if first is None:
         raise source.empty()

@@ -114,8 +114,8 @@ def _read_header(stream: IO[bytes], where: str) -> Header:
     shape, fortran, dtype = _HEADERS[version](stream)
     if dtype.hasobject:
         raise DatasetError(
-            f"{where} holds pickled objects (dtype {dtype}), expected numbers; they are never loaded",
-            hint="Save plain numbers: np.asarray(x, dtype=np.float32).",
+            f"{where} holds pickled objects (dtype {dtype}), expected numbers or text; they are never loaded",
+            hint="Save plain numbers, np.asarray(x, dtype=np.float32), or plain text, np.asarray(x, dtype=str).",
         )
     if any(size < 0 for size in shape):
         raise ValueError(f"shape {shape}")

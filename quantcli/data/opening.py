@@ -10,7 +10,7 @@ from quantcli.data.columns import Column, npz_column, side_by_side
 from quantcli.data.dataset import RepresentativeDataset, Selection, Source, require_positive
 from quantcli.data.feeds import FeedFiles
 from quantcli.data.files import matching
-from quantcli.data.inputs import InputSpec, require_names, require_numbers
+from quantcli.data.inputs import InputSpec, is_text, require_names, type_name
 from quantcli.data.labels import read_labels
 from quantcli.data.spec import DatasetSpec, Feeds, ImagesInput, Inputs, NpzInput, as_stored, read_spec
 from quantcli.errors import DatasetError
@@ -34,7 +34,6 @@ def open_dataset(path: Path, inputs: Sequence[InputSpec], *, samples: int | None
     Raises:
         DatasetError: The path or the spec is wrong, or does not fit the inputs.
     """
-    require_numbers(inputs)
     name = path.name or str(path)
     if path.is_dir():
         dataset = RepresentativeDataset(name, _folder(path, inputs))
@@ -62,7 +61,6 @@ def open_signature(
 ) -> RepresentativeDataset:
     """Open the dataset of one signature; as ``open_dataset``."""
     if isinstance(signature.dataset, DatasetSpec):
-        require_numbers(inputs)
         return _limited(_described(signature.name, signature.dataset, signature.folder, inputs), samples)
     if signature.dataset is None:
         raise DatasetError(f"signature {signature.name!r} has no dataset", hint="Write `dataset:` or `inputs:`.")
@@ -94,6 +92,11 @@ def _column(spec: InputSpec, source: ImagesInput | NpzInput, folder: Path) -> Co
     if isinstance(source, NpzInput):
         _require_dtype(source, spec)
         return npz_column(spec, folder / source.file, source)
+    if is_text(spec.dtype):
+        raise DatasetError(
+            f"{source.where}: images, expected text: input {spec.name!r} takes strings",
+            hint="Give it an `npz:` with an array of text.",
+        )
     from quantcli.data.images import ImageColumn  # noqa: PLC0415 - Pillow is loaded only when there are images
 
     return ImageColumn(spec, matching(source.pattern, folder, source.where), source)
@@ -102,6 +105,6 @@ def _column(spec: InputSpec, source: ImagesInput | NpzInput, folder: Path) -> Co
 def _require_dtype(source: NpzInput, spec: InputSpec) -> None:
     if source.dtype not in {None, spec.dtype.name}:
         raise DatasetError(
-            f"{source.where}: dtype {source.dtype!r}, expected {spec.dtype.name!r}, what input {spec.name!r} takes",
+            f"{source.where}: dtype {source.dtype!r}, expected {type_name(spec)!r}, what input {spec.name!r} takes",
             hint=f"Write `dtype: {spec.dtype.name}`, or remove it.",
         )

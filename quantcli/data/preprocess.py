@@ -10,7 +10,7 @@ from enum import StrEnum
 
 import numpy as np
 
-from quantcli.data.inputs import InputSpec, require_finite, shape_text
+from quantcli.data.inputs import InputSpec, is_text, require_finite, shape_text
 from quantcli.errors import DatasetError
 
 PerChannel = float | tuple[float, ...]
@@ -103,7 +103,7 @@ def cast(array: np.ndarray, spec: InputSpec, where: str) -> np.ndarray:
     Raises:
         DatasetError: A value is not finite, or is outside the range of an integer dtype.
     """
-    if array.dtype == spec.dtype:
+    if array.dtype == spec.dtype or is_text(spec.dtype):
         return array
     require_finite(array, spec, where)
     if spec.dtype.kind in "iu":

@@ -54,7 +54,7 @@ def integer_outputs(writer: Writer, tensors: list[str], dtype: str) -> dict[str,
     found: dict[str, QuantParams] = {}
     for index, value in enumerate(list(writer.graph.outputs)):
         tensor = graph.name_of(value)
-        if tensor not in tensors:
+        if tensor not in tensors or value.is_graph_input():  # one name has one type: it leaves as it is fed
             continue
         found[tensor] = params = _boundary_params(writer.params_of(tensor), dtype)
         if _is_wider(writer.params_of(tensor), dtype):

@@ -19,6 +19,7 @@ from quantcli.lowering.half_types import (
     TYPE_ATTRIBUTE,
 )
 from quantcli.oprules import OP_RULES, Role
+from quantcli.scratch import Scratch
 from quantcli.writer import stem
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class HalfGraph:
         self._model = model
         self._names = graph.Names(model)
         self._halves: set[ir.Value] = set()
+        self._scratch = Scratch()
         self._casts: dict[ir.Value, ir.Value] = {}
         self._made: set[ir.Node] = set()
         self._first = {g: next(iter(g), None) for g in graph.all_graphs(model)}
@@ -133,7 +135,7 @@ class HalfGraph:
         self._halves.add(value)
 
     def _set(self, value: ir.Value, array: npt.NDArray[np.float16]) -> None:
-        producer, tensor = value.producer(), ir.Tensor(array, name=value.name)
+        producer, tensor = value.producer(), self._scratch.tensor(array, graph.name_of(value))
         if producer is None:
             value.const_value = tensor
         else:

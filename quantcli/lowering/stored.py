@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from quantcli import affine, graph
 from quantcli.quant import PerAxis, PerBlock
+from quantcli.scratch import Scratch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -35,6 +36,7 @@ class WeightWriter:
         self.model = model
         self.params: dict[str, QuantParams] = {}
         self._rounded = rounded
+        self._scratch = Scratch()
         self._graphs = list(graph.all_graphs(model))
         self._names = graph.Names(model)
         self._made = 0
@@ -89,7 +91,7 @@ class WeightWriter:
             raise ValueError(f"{weight.name!r} is no constant")
         integers, params = self._rounded(real, weight)
         name = weight.name if weight.name not in self.params else self.short_name()
-        value = _initializer(name, integers, params.spec.dtype)
+        value = _initializer(name, integers, params.spec.dtype, self._scratch)
         home.register_initializer(value)
         self.params[name] = self._params[weight] = params
         self._stored.setdefault(name, value)
@@ -113,7 +115,7 @@ class WeightWriter:
 
     def zero_point(self, array: npt.NDArray[np.integer], dtype: DType, into: ir.Graph | None = None) -> ir.Value:
         """Return zero points as a constant of the weight's own type."""
-        value = _initializer(self.short_name(), array, dtype)
+        value = _initializer(self.short_name(), array, dtype, self._scratch)
         (self.model.graph if into is None else into).register_initializer(value)
         return value
 
@@ -166,12 +168,13 @@ def _broadcasting(params: QuantParams, array: npt.NDArray[T], shape: tuple[int, 
     return array.reshape(-1, *(1,) * (len(shape) - 1 - grouping.axis % len(shape)))
 
 
-def _initializer(name: str, array: npt.NDArray[np.integer], dtype: DType) -> ir.Value:
+def _initializer(name: str, array: npt.NDArray[np.integer], dtype: DType, scratch: Scratch) -> ir.Value:
     """Return a constant of any of the integer types; two of 4 bits share a byte, the first in the low half."""
     kind = ir.DataType(dtype.onnx)
-    tensor: ir.TensorProtocol = ir.Tensor(array, name=name)
-    if dtype.bits == 4:
+    if dtype.bits != 4:
+        tensor = scratch.tensor(array, name)
+    else:
         flat = array.ravel().astype(np.uint8) & 15
         pairs = np.append(flat, np.zeros(flat.size % 2, np.uint8)).reshape(-1, 2)
-        tensor = ir.PackedTensor(pairs[:, 0] | pairs[:, 1] << 4, kind, shape=ir.Shape(array.shape), name=name)
+        tensor = scratch.packed(pairs[:, 0] | pairs[:, 1] << 4, kind, array.shape, name)
     return ir.Value(name=name, const_value=tensor, type=ir.TensorType(kind), shape=ir.Shape(array.shape))

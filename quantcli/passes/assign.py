@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 import numpy as np
 
-from quantcli import affine, graph, planner, runtime
+from quantcli import affine, graph, planner, portability, runtime, saturation
 from quantcli.calibrators.minmax import MinMax
 from quantcli.encodings import Encodings
 from quantcli.ledger import ledger_of, refuse_floats
+from quantcli.masks import switches
 from quantcli.quant import PerAxis, QuantParams
-from quantcli.ranges import clamps_of, clipped, stats_of
+from quantcli.ranges import clamps_of, clipped, masked, stats_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from quantcli.state import Calibrator, State, Tick
 
 _UNSEEN: Final = "never calibrated: tensor {!r} took no finite value on the representative dataset"
+_WIDE_BIAS: Final = 1 << 52  # what float64, in which 16-bit operators sum, holds exactly, and one bit less
 _BIAS_STEPS: Final = 1 << 16  # resolution of a bias whose layer reads nothing but zeros
 MIXED_RANGES: Final = 10.0  # a join of 8 bits whose operands differ by more loses the small one's resolution
 
@@ -43,13 +45,17 @@ class Assign:
         values = graph.named_values(state.model.graph)
         stats = {n: stats_of(n, values, state) for n in state.plan.activations}
         ranges = {n: self.calibrator.range(stats[n], spec) for n, spec in state.plan.activations.items()}
-        tensors = _activation_params(state.plan, ranges)
+        hidden = masked(state, ranges)
+        tensors = _activation_params(state.plan, ranges, hidden)
+        tensors |= _exact_ones(state, ranges)
         tensors |= _silent_inputs(state.plan, values, ranges, tensors)
-        guarded = not (state.recipe.form == "wide" and state.recipe.format == "integer")  # there biases have 64 bits
-        weights, warnings = _weight_params(state.plan, values, tensors, guarded=guarded)
+        wide = state.recipe.form == "wide" and state.recipe.format == "integer"
+        limit = _WIDE_BIAS if wide else affine.BIAS_LIMIT
+        weights, warnings = _weight_params(state.plan, values, tensors, limit, _exact(state))
         report = replace(state.report, ranges=ranges)
         mixed = tuple(_mixed(state, ranges))
-        return replace(state, encodings=Encodings(tensors, weights), report=report).noted(warnings=(*warnings, *mixed))
+        state = replace(state, encodings=Encodings(tensors, weights), report=report)
+        return state.noted(warnings=(*warnings, *mixed), notes=_about_masks(hidden, ranges))
 
 
 def _without_unseen(state: State) -> State:
@@ -76,9 +82,12 @@ def _names(state: State) -> set[str]:
     return {graph.node_name(n) for n in state.model.graph}
 
 
-def _activation_params(plan: Plan, ranges: Mapping[str, tuple[float, float]]) -> dict[str, QuantParams]:
+def _activation_params(
+    plan: Plan, ranges: Mapping[str, tuple[float, float]], hidden: Mapping[str, float]
+) -> dict[str, QuantParams]:
     chosen: dict[str, QuantParams] = {}
     clamps = clamps_of(plan)
+    clamps |= {n: clipped(clamps.get(n, (-np.inf, np.inf)), (floor, np.inf)) for n, floor in hidden.items()}
     alone = [frozenset({n}) for n in plan.activations if not any(n in g for g in plan.groups)]
     for group in (*plan.groups, *alone):
         spec = plan.activations[next(iter(group))]
@@ -89,6 +98,19 @@ def _activation_params(plan: Plan, ranges: Mapping[str, tuple[float, float]]) ->
             cut = [clipped(ranges[n], clamps.get(n)) for n in group]
             params = affine.choose_params(min(low for low, _ in cut), max(high for _, high in cut), spec)
         chosen.update(dict.fromkeys(group, params))
+    return chosen
+
+
+def _exact_ones(state: State, ranges: Mapping[str, tuple[float, float]]) -> dict[str, QuantParams]:
+    """Return grids that hold one exactly, of tensors of zeros and ones that masks are computed from."""
+    plan, chosen = state.plan, dict[str, QuantParams]()
+    of_masks = switches(list(state.model.graph)) & plan.activations.keys()
+    for name in sorted(of_masks):
+        group = next((g for g in plan.groups if name in g), frozenset({name}))
+        spec = plan.activations[name]
+        if not group & plan.fixed.keys() and all(ranges[n] == (0.0, 1.0) for n in group):
+            step = 2.0 ** -(spec.dtype.bits - 1 - spec.dtype.signed)
+            chosen |= dict.fromkeys(group, affine.exact_grid(step, 0, spec))
     return chosen
 
 
@@ -114,35 +136,49 @@ def _silent_inputs(
 
 
 def _weight_params(
-    plan: Plan, values: Mapping[str, ir.Value], tensors: Mapping[str, QuantParams], *, guarded: bool
+    plan: Plan,
+    values: Mapping[str, ir.Value],
+    tensors: Mapping[str, QuantParams],
+    largest_bias: int,
+    exact: frozenset[str],
 ) -> tuple[dict[tuple[str, int], QuantParams], tuple[str, ...]]:
     chosen: dict[tuple[str, int], QuantParams] = {}
     warnings: list[str] = []
     for unit in plan.linear_units():
         weight = graph.real_constant(values[unit.weight or ""])
-        bias = graph.constant(values[unit.bias]) if unit.bias and guarded else None
+        bias = graph.constant(values[unit.bias]) if unit.bias else None
         if weight is None:
             continue
         spec = plan.weights[unit.node]
-        floor = _bias_floor(bias, tensors[unit.inputs[0][1]].scale, weight.shape[unit.axis])
+        floor = _bias_floor(bias, tensors[unit.inputs[0][1]].scale, weight.shape[unit.axis], largest_bias)
         if floor.ndim and spec.granularity != PerAxis(unit.axis):
             floor = floor.max()
-        params = affine.weight_params(weight, spec, smallest_scale=floor)
+        smallest = np.maximum(floor, saturation.exact_scale(weight, spec)) if unit.node in exact else floor
+        params = affine.weight_params(weight, spec, smallest_scale=smallest)
         chosen[(unit.node, 1)] = params
-        warnings += _about_channels(unit, weight, params, floor)
+        said = "int32" if largest_bias == affine.BIAS_LIMIT else "float64's 53 bits"
+        warnings += _about_channels(unit, weight, params, floor, said)
     return chosen, tuple(warnings)
 
 
+def _exact(state: State) -> frozenset[str]:
+    """Return the linear operators whose weights shall be so small that no two products saturate."""
+    nodes = {graph.node_name(n): n for n in state.model.graph}
+    linear = state.plan.linear_units() if state.recipe.portable else ()
+    return frozenset(u.node for u in linear if portability.adds_pairs(u, nodes[u.node], state.recipe))
+
+
 def _bias_floor(
-    bias: npt.NDArray[np.generic] | None, input_scale: npt.NDArray[np.float32], channels: int
+    bias: npt.NDArray[np.generic] | None, input_scale: npt.NDArray[np.float32], channels: int, largest: int
 ) -> npt.NDArray[np.float32]:
     if bias is None:
         return np.zeros((), np.float32)
-    return affine.bias_scale_floor(np.broadcast_to(bias.ravel(), (channels,)).astype(np.float64), input_scale)
+    full = np.broadcast_to(bias.ravel(), (channels,)).astype(np.float64)
+    return affine.bias_scale_floor(full * (affine.BIAS_LIMIT / largest), input_scale)
 
 
 def _about_channels(
-    unit: Unit, weight: npt.NDArray[np.generic], params: QuantParams, floor: npt.NDArray[np.float32]
+    unit: Unit, weight: npt.NDArray[np.generic], params: QuantParams, floor: npt.NDArray[np.float32], limit: str
 ) -> list[str]:
     found = []
     if params.scale.ndim:
@@ -153,7 +189,7 @@ def _about_channels(
     widened = np.flatnonzero(np.atleast_1d((params.scale <= floor) & (floor > 0)))
     if widened.size:
         found.append(
-            f"{unit.node!r}: the bias of {widened.size} channels ({_some(widened)}) would overflow int32; "
+            f"{unit.node!r}: the bias of {widened.size} channels ({_some(widened)}) would overflow {limit}; "
             "their weight scale was widened"
         )
     return found
@@ -161,6 +197,13 @@ def _about_channels(
 
 def _some(indices: npt.NDArray[np.integer]) -> str:
     return ", ".join(str(i) for i in indices[:5]) + (" ..." if indices.size > 5 else "")
+
+
+def _about_masks(hidden: Mapping[str, float], ranges: Mapping[str, tuple[float, float]]) -> tuple[str, ...]:
+    """Return the note that lists what was cut because the Softmax behind it sees no difference."""
+    cut = sorted(n for n, floor in hidden.items() if ranges[n][0] < floor - 1e-3 * abs(floor))
+    said = [f"{n!r} at {hidden[n]:.4g} instead of {ranges[n][0]:.4g}" for n in cut]
+    return (f"ranges end where the Softmax behind them sees no difference: {', '.join(said)}",) if said else ()
 
 
 def _mixed(state: State, ranges: Mapping[str, tuple[float, float]]) -> list[str]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 import numpy as np
 
-from quantcli.reconstruction import Layer, copied, reconstruct, sample_count
+from quantcli.reconstruction import Layer, copied, kept_if_better, reconstruct, sample_count
 
 if TYPE_CHECKING:
     from quantcli.state import State, Tick
@@ -41,7 +41,10 @@ class BiasCorrection:
         quantized, used = copied(state.quantized), sample_count(state, self.samples)
         kept = [_corrected(layer, self.rounds) for layer in reconstruct(state, quantized, used, tick)]
         note = f"bias correction on {used} samples, kept on {sum(kept)} of {len(kept)} layers"
-        return replace(state, quantized=quantized).noted(notes=(note,))
+        better = kept_if_better(state, quantized, self.samples)
+        if better is None:
+            return state.noted(notes=(f"{note}; taken back: the outputs were closer to float without it",))
+        return replace(state, quantized=better).noted(notes=(note,))
 
 
 def _corrected(layer: Layer, rounds: int) -> bool:

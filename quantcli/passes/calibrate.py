@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from quantcli import graph, runtime
-from quantcli.calibrators.minmax import MinMax
+from quantcli import graph, masks, runtime
+from quantcli.calibrators.minmax import MinMax, MinMaxObserver
 from quantcli.report import FeedStats
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
+    from collections.abc import Container, Sequence
 
-    from quantcli.state import Calibrator, State, Tick
+    import numpy.typing as npt
+    import onnx_ir as ir
+
+    from quantcli.state import Calibrator, Observer, State, Tick
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +35,10 @@ class Calibrate:
             return state
         values = graph.named_values(state.model.graph)
         wanted = {n: s for n, s in state.plan.activations.items() if not graph.is_constant(values[n])}
-        observers = {name: self.calibrator.observer(spec) for name, spec in wanted.items()}
-        computed = [n for n in wanted if values[n].producer() is not None]
+        observers: dict[str, Observer] = {name: self.calibrator.observer(spec) for name, spec in wanted.items()}
+        seen = _Sight(list(state.model.graph))
+        observers |= {name: MinMaxObserver() for name in seen.beside(wanted)}
+        computed = [n for n in observers if values[n].producer() is not None]
         session = runtime.load(state.model, threads=state.threads, outputs=computed) if computed else None
         feeds: dict[str, _FeedSums] = {}
         total = len(state.data)
@@ -41,9 +46,9 @@ class Calibrate:
             for name, array in feed.items():
                 feeds.setdefault(name, _FeedSums()).add(array)
                 if name in observers:
-                    observers[name].observe(array.astype(np.float32, copy=False))
+                    observers[name].observe(seen.of(name, array))
             for name, array in (session.run(feed) if session else {}).items():
-                observers[name].observe(array.astype(np.float32, copy=False))
+                observers[name].observe(seen.of(name, array))
             tick(done, total)
         stats = {name: o.stats() for name, o in observers.items()}
         shown = {n: f.stats() for n, f in feeds.items() if f.count}
@@ -53,6 +58,23 @@ class Calibrate:
             if feeds[n].is_float and 0 <= s.min < 16 and 200 < s.max <= 255
         )
         return replace(state, stats=stats, report=replace(state.report, feeds=shown)).noted(warnings=raw)
+
+
+class _Sight:
+    """What of a tensor counts for its range: of scores only what their Softmax can see, no infinity of a mask."""
+
+    def __init__(self, nodes: Sequence[ir.Node]) -> None:
+        self._axes, self._masks = masks.softmax_inputs(nodes), masks.bottomless(nodes)
+
+    def beside(self, wanted: Container[str]) -> list[str]:
+        """Return the scores that are on no grid themselves, but tell how low the grids of masks must reach."""
+        return [n for n in self._axes if n not in wanted] if any(n in wanted for n in self._masks) else []
+
+    def of(self, name: str, array: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
+        values = array.astype(np.float32, copy=False)
+        if name in self._axes:
+            return masks.visible(values, self._axes[name])
+        return masks.without_infinity(values) if name in self._masks else values
 
 
 @dataclass(slots=True)

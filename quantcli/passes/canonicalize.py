@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from quantcli.state import State, Tick
 
+_STANDS_FOR_INFINITY: Final = 2.0**100  # exporters write -3.4e38 where they mean -infinity
 Rewrite = Callable[[ir.Node, graph.Names], list[ir.Node]]
 
 
@@ -41,7 +42,8 @@ class Canonicalize:
             rewrite = _REWRITES.get(node.op_type) if graph.is_onnx(node) and node.graph is model.graph else None
             for gone in rewrite(node, names) if rewrite else ():
                 name = graph.node_name(gone)
-                entries[name] = Entry(name, gone.op_type, FOLDED, reason=f"folded into {graph.node_name(node)}")
+                why = "constant" if gone is node else f"folded into {graph.node_name(node)}"
+                entries[name] = Entry(name, gone.op_type, FOLDED, reason=why)
                 graph.remove_node(gone)
         graph.remove_unused(model)
         model.graph.sort()
@@ -126,6 +128,33 @@ def _average_pool(node: ir.Node, _names: graph.Names) -> list[ir.Node]:
     return []
 
 
+def _transpose(node: ir.Node, names: graph.Names) -> list[ir.Node]:
+    """Evaluate the transpose of a constant: what reads it has a weight then, stored once where it is the same."""
+    array, perm = graph.constant(node.inputs[0]), graph.ints_attribute(node, "perm")
+    result = node.outputs[0]
+    if array is None or not graph.is_constant(node.inputs[0]) or result.is_graph_output():
+        return []
+    name = graph.name_of(result)
+    result.name = names.new(f"{name}_computed")
+    turned = graph.add_initializer(node.graph, name, np.ascontiguousarray(np.transpose(array, perm)))  # type: ignore[arg-type]
+    ir.convenience.replace_all_uses_with(result, turned)
+    return [node]
+
+
+def _max_pool(node: ir.Node, names: graph.Names) -> list[ir.Node]:
+    """Fill with -infinity what is filled with the lowest float32 before a maximum: it never wins, and has no range."""
+    pad = node.inputs[0].producer() if node.inputs[0] is not None else None
+    if pad is None or not graph.is_onnx(pad, "Pad") or graph.only_consumer(pad.outputs[0]) is not node:
+        return []
+    value, pads = graph.real_constant(graph.input_at(pad, 2)), graph.constant(graph.input_at(pad, 1))
+    kernel = graph.ints_attribute(node, "kernel_shape") or (0,)
+    if value is None or pads is None or value.dtype != np.float32 or value.size != 1:
+        return []
+    if float(value.item()) <= -_STANDS_FOR_INFINITY and np.isfinite(value).all() and pads.max() < min(kernel):
+        graph.set_own_constant(pad, 2, np.full_like(value, -np.inf), names)
+    return []
+
+
 def _zero_pads(pad: ir.Node) -> tuple[int, ...] | None:
     mode = pad.attributes.get("mode")
     if (mode is not None and mode.as_string() != "constant") or graph.input_at(pad, 3) is not None:
@@ -189,4 +218,6 @@ _REWRITES: Final[dict[str, Rewrite]] = {
     "Conv": _conv,
     "Add": _add,
     "AveragePool": _average_pool,
+    "Transpose": _transpose,
+    "MaxPool": _max_pool,
 }

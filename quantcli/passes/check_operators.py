@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 import numpy as np
 
-from quantcli import graph, runtime
+from quantcli import graph, runtime, widening
 from quantcli.errors import InternalError
 from quantcli.metrics import Comparison
 
@@ -33,6 +33,7 @@ class CheckOperators:
     """
 
     samples: int = 2
+    whole_model: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"data"})
     gives: ClassVar[frozenset[str]] = frozenset()
 
@@ -40,11 +41,12 @@ class CheckOperators:
         """Compare; raise for the first operator whose result differs."""
         if state.data is None:
             return state
-        common = _common(state.original, state.model)
+        original, _counts = widening.widened(state.reference)
+        common = _common(original, state.model)
         outputs = [graph.name_of(v) for v in state.model.graph.outputs]
         sessions = [
             runtime.load(m, threads=state.threads, optimize=False, outputs=[*dict.fromkeys([*common, *outputs])])
-            for m in (state.original, state.model)
+            for m in (original, state.model)
         ]
         optimized = runtime.load(state.model, threads=state.threads)
         operators = {n: Comparison() for n in common}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Final
 
-from quantcli import runtime
+from quantcli import runtime, widening
 from quantcli.errors import InternalError
 from quantcli.metrics import Comparison
 
@@ -27,7 +27,7 @@ class CheckParity:
         """Run both models; raise where they differ."""
         if state.data is None:
             return state
-        before = runtime.load(state.original, threads=state.threads)
+        before = runtime.load(widening.widened(state.reference)[0], threads=state.threads)
         after = runtime.load(state.model, threads=state.threads)
         total = {o.name: Comparison() for o in before.outputs if o.dtype is not None and o.dtype.kind == "f"}
         feeds = state.data.take(self.samples)

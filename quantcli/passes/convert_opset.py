@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Final
 
 import onnx
 import onnx_ir as ir
 from onnx import version_converter
 from onnx_ir.passes import common as ir_passes
 
-from quantcli import graph
+from quantcli import custom_ops, graph, serialization
 from quantcli.errors import ModelError
 
 if TYPE_CHECKING:
     from quantcli.state import State, Tick
+
+
+_LAST_AXIS: Final = 13  # before it, the axes from ``axis`` on were one
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,7 @@ class ConvertOpset:
 
     minimum: int = 14
     qdq: int = 0
+    whole_model: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset()
     gives: ClassVar[frozenset[str]] = frozenset()
 
@@ -40,6 +44,8 @@ class ConvertOpset:
             return state
         model = _converted(state.model, wanted)
         _restore(state.model, model)
+        if version < _LAST_AXIS <= wanted:
+            _keep_rows(model)
         graph.name_everything(model)
         return replace(state, model=model).noted(notes=(f"opset converted from {version} to {wanted}",))
 
@@ -52,10 +58,9 @@ def _converted(model: ir.Model, target: int) -> ir.Model:
                 f"the model's opset {graph.opset(model)} cannot be converted to {target}",
                 hint="export the model again with opset 13 or newer",
             )
-    away = {v.name: tensor for v, tensor in graph.external_constants(model)}
     flat = model.clone()
     ir_passes.InlinePass()(flat)  # the converter knows no functions of the model's own
-    proto = ir.to_proto(flat)
+    proto, away = _proto(flat)
     if proto.ir_version < 4:  # before IR 4 the converter wants initializers among the inputs
         known = {i.name for i in proto.graph.input}
         proto.graph.input.extend(
@@ -73,10 +78,28 @@ def _converted(model: ir.Model, target: int) -> ir.Model:
         ) from error
     result = ir.from_proto(converted)
     result.ir_version = max(result.ir_version, 8)
-    for within in graph.all_graphs(result):
-        for name, value in within.initializers.items():
-            value.const_value = away.get(name, value.const_value)  # the converter forgets the folder of their files
+    custom_ops.carry(model, result)
+    for value, placeholder in graph.external_constants(result):
+        value.const_value = away[str(placeholder.location)]
     return result
+
+
+def _proto(model: ir.Model) -> tuple[onnx.ModelProto, dict[str, ir.TensorProtocol]]:
+    """Return a model for the converter, which copies all that it is given, and what was left out of it: its weights.
+
+    A placeholder says where its tensor is to be found, because bodies may have constants of the same name.
+    """
+    away: dict[str, ir.TensorProtocol] = {}
+    stand_ins: dict[ir.Value, ir.TensorProtocol] = {}
+    for value, tensor in serialization.constants(model):
+        if tensor.nbytes >= serialization.SMALLEST_APART and tensor.dtype != ir.DataType.STRING:
+            place = str(len(away))
+            away[place] = tensor
+            stand_ins[value] = serialization.elsewhere(graph.name_of(value), tensor, place)
+        elif isinstance(tensor, ir.ExternalTensor):
+            stand_ins[value] = ir.Tensor(tensor.numpy(), name=value.name)  # the converter cannot read its file
+    with serialization.standing_in(stand_ins):
+        return ir.to_proto(model), away
 
 
 def _restore(before: ir.Model, after: ir.Model) -> None:
@@ -92,3 +115,22 @@ def _restore(before: ir.Model, after: ir.Model) -> None:
         node.name, node.outputs[0].name = origin.name, origin.outputs[0].name
         for name, value in (("coordinate_transformation_mode", "asymmetric"), ("nearest_mode", "floor")):
             node.attributes[name] = ir.AttrString(name, value)
+
+
+def _keep_rows(model: ir.Model) -> None:
+    """Let each Hardmax of before opset 13 still see one row in all its axes from ``axis`` on: no adapter does."""
+    names = graph.Names(model)
+    for node in [n for n in model.graph.all_nodes() if graph.is_onnx(n, "Hardmax")]:
+        source, result = node.inputs[0], node.outputs[0]
+        flat = ir.node("Flatten", [source], {"axis": graph.int_attribute(node, "axis", 1)})
+        shape = ir.node("Shape", [source])
+        back = ir.node("Reshape", [result, shape.outputs[0]])
+        for made, what in ((flat, "rows"), (shape, "shape"), (back, "back")):
+            made.name = names.new(f"{node.name}_{what}")
+            made.outputs[0].name = names.new(f"{graph.name_of(result)}_{what}")
+        graph.replace_value(result, back.outputs[0])
+        back.replace_input_with(0, result)
+        node.replace_input_with(0, flat.outputs[0])
+        node.attributes["axis"] = ir.AttrInt64("axis", -1)
+        node.prepend([flat, shape])
+        node.append(back)

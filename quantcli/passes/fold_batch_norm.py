@@ -131,16 +131,17 @@ def _fold(linear: ir.Node, affine: tuple[Floats, Floats], names: graph.Names, *,
         return
     bias = graph.constant(graph.input_at(linear, 2))
     old = np.zeros(len(factor)) if bias is None else np.broadcast_to(bias.astype(np.float64).ravel(), factor.shape)
-    _set(linear, 1, weight.astype(np.float64) * _shaped(factor, weight, linear), "weight", names)
+    _set(linear, 1, weight.astype(np.float64) * _shaped(factor, weight, linear), names, offset_of)
     if bias is None:
         _adopt_offset(linear, offset_of, len(factor))
-    _set(linear, 2, old * factor + offset, "bias", names)
+    _set(linear, 2, old * factor + offset, names, offset_of)
 
 
 def _adopt_offset(linear: ir.Node, node: ir.Node, channels: int) -> None:
     """Let the offset of a BatchNormalization be the bias of an operator without one: it keeps its name."""
     value = graph.input_at(node, 2) if node.op_type == "BatchNormalization" else None
-    if value is not None and len(graph.consumers(value)) == 1 and value.shape == (channels,):
+    alone = value is not None and len(graph.consumers(value)) == 1 and not value.is_graph_output()
+    if value is not None and alone and value.shape == (channels,):
         linear.resize_inputs(3)
         linear.replace_input_with(2, value)
 
@@ -156,15 +157,15 @@ def _shaped(factor: Floats, weight: npt.NDArray[np.generic], linear: ir.Node) ->
     return factor.reshape(shape)
 
 
-def _set(linear: ir.Node, index: int, array: Floats, role: str, names: graph.Names) -> None:
+def _set(linear: ir.Node, index: int, array: Floats, names: graph.Names, folded: ir.Node) -> None:
     """Give the operator a constant of its own; it keeps the user's name where nobody else reads the old one."""
     value = graph.input_at(linear, index)
     new = array.astype(np.float32)
-    readers = {reader for reader, _ in graph.consumers(value)} - {linear} if value is not None else set()
-    if value is not None and value.shape == new.shape and all(r.op_type == "BatchNormalization" for r in readers):
-        graph.set_initializer(value, new)  # the BatchNormalization that is being folded reads it no more
+    readers = {reader for reader, _ in graph.consumers(value)} - {linear, folded} if value is not None else set()
+    if value is not None and value.shape == new.shape and not readers and not value.is_graph_output():
+        graph.set_initializer(value, new)  # the operator that is being folded reads it no more
         return
-    name = names.new(graph.name_of(value) if value is not None else f"{graph.name_of(linear.outputs[0])}_{role}")
+    name = names.new(graph.name_of(value) if value is not None else f"{graph.name_of(linear.outputs[0])}_bias")
     graph_of = linear.graph
     if index >= len(linear.inputs):
         linear.resize_inputs(index + 1)

@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from quantcli import graph
+from quantcli import graph, portability, saturation
 from quantcli.gptq import gptq
 from quantcli.patches import Window, conv_rows, plain_rows, same_pads
-from quantcli.reconstruction import Layer, copied, reconstruct, sample_count
+from quantcli.reconstruction import Layer, copied, kept_if_better, reconstruct, sample_count
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from quantcli.recipe import Recipe
     from quantcli.state import State, Tick
 
     Floats = npt.NDArray[np.float64]
@@ -48,13 +49,16 @@ class Gptq:
         quantized, used = copied(state.quantized), sample_count(state, self.samples)
         stored = Counter(quantized.weights.values())
         kept = [
-            stored[layer.stored_weight] == 1 and self._rounded(layer, used)  # a shared one serves others too
+            stored[layer.stored_weight] == 1 and self._rounded(layer, used, state.recipe)  # shared: serves others too
             for layer in reconstruct(state, quantized, used, tick)
         ]
         note = f"gptq rounding on {used} samples, kept on {sum(kept)} of {len(kept)} layers"
-        return replace(state, quantized=quantized).noted(notes=(note,))
+        better = kept_if_better(state, quantized, self.samples)
+        if better is None:
+            return state.noted(notes=(f"{note}; taken back: the outputs were closer to float without it",))
+        return replace(state, quantized=better).noted(notes=(note,))
 
-    def _rounded(self, layer: Layer, samples: int) -> bool:
+    def _rounded(self, layer: Layer, samples: int, recipe: Recipe) -> bool:
         real = layer.real_weight()  # (G, rows, K)
         if real.shape[2] > self.largest:
             return False
@@ -62,8 +66,8 @@ class Gptq:
         mean, covariance = _moments(layer, most)
         scale = np.broadcast_to(layer.weight_params.scale.astype(np.float64), (real.shape[0] * real.shape[1],))
         scale = scale.reshape(real.shape[:2])
-        spec = layer.weight_params.spec
-        rounded = gptq(real, scale, covariance, qmin=spec.qmin, qmax=spec.qmax)
+        low, high = _limits(layer, recipe)
+        rounded = gptq(real, scale, covariance, qmin=low, qmax=high)
         weight, bias = layer.weight(), layer.bias()
         shift = np.einsum("grk,gk->gr", real - rounded * scale[..., None], mean).ravel()
         steps = shift / layer.bias_params.scale
@@ -76,6 +80,15 @@ class Gptq:
         shape = [-1 if a == layer.unit.axis else 1 for a in range(weight.ndim)]
         layer.replace(weight=np.where(better.reshape(shape), candidate, weight), bias=np.where(better, new_bias, bias))
         return True
+
+
+def _limits(layer: Layer, recipe: Recipe) -> tuple[npt.ArrayLike, npt.ArrayLike]:
+    """Return how far weights may move: over their type, or as far as products stay exact on every CPU."""
+    spec = layer.weight_params.spec
+    if not (recipe.portable and portability.adds_pairs(layer.unit, layer.node, recipe)):
+        return spec.qmin, spec.qmax
+    low, high = saturation.limits(layer.arranged(layer.weight()))
+    return np.maximum(low, spec.qmin), np.minimum(high, spec.qmax)
 
 
 def _moments(layer: Layer, most: int) -> tuple[Floats, Floats]:

@@ -10,6 +10,7 @@ import numpy as np
 from quantcli import graph, patterns, planner, runtime
 from quantcli.errors import ModelError
 from quantcli.ledger import ledger_of, refuse_floats
+from quantcli.spellings import kept_together
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -35,7 +36,8 @@ class MakePlan:
         matched = patterns.match_all(state.recipe.exclude, model, state.report.ledger)
         asked = {name: _ASKED for names in matched.values() for name in names}
         notes = tuple(f"--float {p}: {len(names)} nodes" for p, names in matched.items())
-        plan = planner.make_plan(model, infos, state.recipe, asked)
+        whole = kept_together(list(model.graph), asked) if state.recipe.fallback == "float" else {}
+        plan = planner.make_plan(model, infos, state.recipe, {**whole, **asked})
         _check_weights(model)
         state = replace(state, model=model, plan=plan).noted(notes=notes).entered(ledger_of(model, plan))
         refuse_floats(state)

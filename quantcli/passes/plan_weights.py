@@ -58,7 +58,7 @@ class PlanWeights:
             eight_bit_tables=self.eight_bit_tables,
         )
         plan, ledger = plan_storage(model, infos, wish, asked)
-        if self.must_gain and not plan.stored:
+        if self.must_gain and not plan.stored and not state.inner:
             _refuse(state.recipe.name, ledger)
         return replace(state, model=model, plan=plan).noted(notes=notes).entered(ledger)
 

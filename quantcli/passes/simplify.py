@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from quantcli.state import State, Tick
 
 _LARGEST_FOLDED: Final = 1 << 24  # elements; folding an Expand of a scalar must not blow the model up
+_LARGE_TWIN: Final = 1024  # elements; folding the transpose of fewer costs nothing
 _RANDOM: Final = frozenset(
     {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
 )
@@ -23,7 +24,10 @@ _RANDOM: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Simplify:
-    """Folds what is constant and removes what changes nothing; tensor names that remain are the user's."""
+    """Folds what is constant and removes what changes nothing; tensor names that remain are the user's.
+
+    A transposition of a large constant that others read as it is stays: folded, the constant would be stored twice.
+    """
 
     needs: ClassVar[frozenset[str]] = frozenset()
     gives: ClassVar[frozenset[str]] = frozenset()
@@ -37,6 +41,7 @@ class Simplify:
         ir_passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
         ir_passes.RemoveInitializersFromInputsPass()(model)
         graph.name_everything(model)
+        graph.part_names(model)
         present = {graph.node_name(n) for n in model.graph}
         entries = {n: _lifted(n, node) for n, node in users.items() if n not in present}
         entries |= {n: Entry(n, op, FOLDED, reason="changes nothing at inference") for n, op in _remove_no_ops(model)}
@@ -83,7 +88,7 @@ def _fold(model: ir.Model) -> list[tuple[str, str]]:
     foldable: list[ir.Node] = []
     known: set[ir.Value] = {v for v in model.graph.initializers.values() if graph.is_constant(v)}
     for node in model.graph:
-        if _is_foldable(node, known):
+        if _is_foldable(node, known) and not _is_turned_copy(node):
             foldable.append(node)
             known.update(node.outputs)
     if not foldable:
@@ -97,12 +102,12 @@ def _fold(model: ir.Model) -> list[tuple[str, str]]:
     ]
     arrays = runtime.evaluate(submodel.sub_model(model, foldable, {}, [graph.name_of(o) for o in edge])) if edge else {}
     for value in edge:
-        if value.is_graph_output():
-            continue
         name = graph.name_of(value)
         value.name = f"{name}__folded"
-        ir.convenience.replace_all_uses_with(value, graph.add_initializer(model.graph, name, arrays[name]))
-    gone = [n for n in reversed(foldable) if not any(o.uses() or o.is_graph_output() for o in n.outputs)]
+        made = graph.add_initializer(model.graph, name, arrays[name])
+        made.doc_string = value.doc_string
+        ir.convenience.replace_all_uses_with(value, made, replace_graph_outputs=True)
+    gone = [n for n in reversed(foldable) if not any(o.uses() for o in n.outputs)]
     for node in gone:
         model.graph.remove(node, safe=True)
     return [(graph.node_name(n), n.op_type) for n in gone]
@@ -116,6 +121,12 @@ def _is_foldable(node: ir.Node, known: set[ir.Value]) -> bool:
     if any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values()):
         return False
     return not (node.op_type in ("Expand", "Tile", "ConstantOfShape") and _may_be_large(node))
+
+
+def _is_turned_copy(node: ir.Node) -> bool:
+    """Tell whether a node transposes a large constant that others read too, as tied embeddings do."""
+    array = graph.constant(node.inputs[0]) if graph.is_onnx(node, "Transpose") else None
+    return array is not None and array.size >= _LARGE_TWIN and len(graph.consumers(node.inputs[0])) > 1  # type: ignore[arg-type]
 
 
 def _may_be_large(node: ir.Node) -> bool:

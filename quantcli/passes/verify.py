@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 import numpy as np
 
-from quantcli import affine, feeding, graph, runtime
+from quantcli import affine, feeding, graph, portability, runtime
 from quantcli.consistency import check_consistency
 from quantcli.errors import InternalError, ModelError
 from quantcli.metrics import Comparison
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     import numpy.typing as npt
+    import onnx_ir as ir
 
     from quantcli.data import Feed
     from quantcli.state import Quantized, State, Tick
@@ -40,6 +41,7 @@ class Verify:
 
     samples: int = 20
     plain_samples: int = 3
+    whole_model: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"quantized", "data"})
     gives: ClassVar[frozenset[str]] = frozenset({"verified"})
 
@@ -49,27 +51,41 @@ class Verify:
         if quantized is None or state.data is None:
             return state
         check_consistency(quantized, state.plan, state.encodings)
-        try:
-            optimized = runtime.load(quantized.model, threads=state.threads)
-            plain = runtime.load(quantized.model, threads=state.threads, optimize=False)
-        except ModelError as error:
-            raise InternalError(f"the quantized model does not load: {error.message}") from error
-        steps = _difference(optimized, plain, state.data.take(self.plain_samples), quantized)
+        products = portability.products(quantized, state.plan)
+        if state.recipe.portable:
+            portability.check_portable(products)
+        few = list(state.data.take(self.plain_samples))
+        # One session after the other: each may hold all weights once more.
+        plain = _results(_loaded(state, quantized, optimize=False), few, quantized)
+        optimized = _loaded(state, quantized)
+        steps = _difference(_results(optimized, few, quantized), plain, quantized)
         if steps > MOST_STEPS:  # a float Softmax may magnify one step; what counts is where integers drift apart
             _refuse_drift(state, quantized)
         data = state.data.take(self.samples)
-        qualities = _qualities(state, optimized, data, tick)
-        kernels = runtime.optimized_operators(quantized.model)
+        texts: dict[str, list[bool]] = {}
+        qualities = _qualities(state, optimized, data, texts, tick)
+        del optimized
+        some = feeding.to_integers(next(iter(data)), quantized.boundary)
+        kernels = runtime.optimized_operators(quantized.model, feed=some)
         verification = Verification(len(data), qualities, steps, dict(sorted(kernels.items())))
-        report = replace(state.report, verification=verification)
-        return replace(state, report=report).noted(warnings=tuple(_coarse(state, qualities)))
+        report = replace(state.report, verification=verification, products=products)
+        said = portability.said(products)
+        here = said if said and runtime.saturates() else ()
+        warnings = (*_coarse(state, qualities), *_differing(texts), *(f"this CPU has none: {w}" for w in here))
+        return replace(state, report=report).noted(
+            warnings=warnings, notes=(*_mapped(state.model), *(() if here else said))
+        )
 
 
-def _qualities(state: State, session: runtime.Session, data: Iterable[Feed], tick: Tick) -> dict[str, OutputQuality]:
+def _qualities(
+    state: State, session: runtime.Session, data: Iterable[Feed], texts: dict[str, list[bool]], tick: Tick
+) -> dict[str, OutputQuality]:
+    """Compare the float outputs; enter into ``texts``, sample by sample, whether those that hold strings are equal."""
     quantized = state.quantized
     boundary = quantized.boundary if quantized else {}
-    reference = runtime.load(state.original, threads=state.threads)
+    reference = runtime.load(state.reference, threads=state.threads)
     floats = [o.name for o in reference.outputs if o.dtype is not None and o.dtype.kind == "f"]
+    texts.update({o.name: [] for o in reference.outputs if o.dtype is not None and o.dtype.kind == "O"})
     sums = dict.fromkeys(floats, Comparison())
     agreed: dict[str, list[bool]] = {n: [] for n in floats}
     feeds = list(data) if not hasattr(data, "__len__") else data
@@ -79,11 +95,21 @@ def _qualities(state: State, session: runtime.Session, data: Iterable[Feed], tic
         for name in floats:
             sums[name] = sums[name].add(expected[name], found[name])
             agreed[name] += _same_class(expected[name], found[name])
+        for name, equal in texts.items():
+            equal.append(np.array_equal(expected[name], found[name]))
         tick(done, len(feeds))  # type: ignore[arg-type]
     return {
         n: OutputQuality(c.sqnr_db, c.cosine, c.largest, float(np.mean(agreed[n])) if agreed[n] else None)
         for n, c in sums.items()
     }
+
+
+def _differing(texts: Mapping[str, list[bool]]) -> list[str]:
+    return [
+        f"output {name!r}: its text is that of the float model on {sum(equal)} of {len(equal)} samples only"
+        for name, equal in texts.items()
+        if not all(equal)
+    ]
 
 
 def _same_class(expected: npt.NDArray[np.generic], found: npt.NDArray[np.generic]) -> list[bool]:
@@ -98,14 +124,28 @@ def _same_class(expected: npt.NDArray[np.generic], found: npt.NDArray[np.generic
     return [bool(a == b) for a, b in zip(first, second, strict=True)]
 
 
-def _difference(
-    optimized: runtime.Session, plain: runtime.Session, data: Iterable[Feed], quantized: Quantized
-) -> float:
+def _mapped(model: ir.Model) -> tuple[str, ...]:
+    if not runtime.is_large(model):
+        return ()
+    return ("the model is large: onnxruntime was run on weights in files, without packing or widening them beforehand",)
+
+
+def _loaded(state: State, quantized: Quantized, *, optimize: bool = True) -> runtime.Session:
+    try:
+        return runtime.load(quantized.model, threads=state.threads, optimize=optimize)
+    except ModelError as error:
+        raise InternalError(f"the quantized model does not load: {error.message}") from error
+
+
+def _results(session: runtime.Session, feeds: Iterable[Feed], quantized: Quantized) -> list[Arrays]:
+    given = (feeding.to_integers(feed, quantized.boundary) for feed in feeds)
+    return [feeding.to_floats(session.run(integers), quantized.boundary) for integers in given]
+
+
+def _difference(optimized: Iterable[Arrays], plain: Iterable[Arrays], quantized: Quantized) -> float:
     """Return the largest rms difference between both executions over the outputs, in quantization steps."""
     squares: dict[str, list[float]] = {}
-    for feed in data:
-        integers = feeding.to_integers(feed, quantized.boundary)
-        a, b = (feeding.to_floats(s.run(integers), quantized.boundary) for s in (optimized, plain))
+    for a, b in zip(optimized, plain, strict=True):
         for name, x in a.items():
             if x.dtype.kind == "f" and x.size:
                 step = _step(name, quantized, x)
@@ -119,7 +159,7 @@ def _step(name: str, quantized: Quantized, values: npt.NDArray[np.generic]) -> f
     """Return the output's quantization step; for an output that float operators make, 1/255 of what it spans."""
     params = quantized.params.get(name)
     if params is not None:
-        return float(params.scale)
+        return float(np.max(params.scale))  # a weight that is an output too has one for each channel
     span = float(values.max()) - float(values.min())
     return span / 255 if np.isfinite(span) and span > 0 else 1.0
 
@@ -133,6 +173,8 @@ def _refuse_drift(state: State, quantized: Quantized) -> None:
     values = graph.named_values(quantized.model.graph)
     floats = graph.named_values(state.model.graph)
     users = {n: u for u, n in quantized.tensors.items() if values[n].producer() is not None and u in floats}
+    if not users:
+        return
     feed = next(iter(state.data or ()))
     sessions = [
         runtime.load(quantized.model, threads=state.threads, optimize=o, outputs=list(users)) for o in (True, False)
@@ -167,7 +209,7 @@ def _coarse(state: State, qualities: Mapping[str, OutputQuality]) -> list[str]:
         if params is not None:
             found.append(
                 f"output {name!r}: {params.spec.dtype.bits} bits are coarse for it "
-                f"(step {float(params.scale):g} over {low:g}..{high:g}, "
+                f"(step {float(np.max(params.scale)):g} over {low:g}..{high:g}, "
                 f"{quality.sqnr_db:.1f} dB); --output-type float32 with --float tensor:{name} keeps it exact"
             )
         else:

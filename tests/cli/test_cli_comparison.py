@@ -10,7 +10,7 @@ import pytest
 from quantcli import api, modes
 from quantcli.cli import comparison
 from quantcli.errors import UnsupportedError
-from quantcli.runtime import Latency
+from quantcli.racing import Latency
 
 SETTINGS = ("--samples", "4", "--threads", "1", "--set", "passes.bias_correction=off", "--set", "passes.gptq=off")
 

@@ -155,15 +155,55 @@ def test_digest_of_a_function_equals_that_of_its_arrays():
     assert from_callable(five, [A, B]).digest() == from_arrays(list(five()), [A, B]).digest()
 
 
-@pytest.mark.parametrize("dtype", [object, "U3", "S3"])
-def test_strings_are_not_supported(dtype):
-    text = InputSpec("text", np.dtype(dtype), ("n",))
-    for action in (
-        lambda: from_callable(list, [text]),
-        lambda: from_arrays([], [text]),
-        lambda: random_dataset([text], 1),
-    ):
-        assert "input 'text' takes strings, expected numbers" in failure(action)
+TEXT = InputSpec("text", np.dtype(object), ("n",))
+
+
+@pytest.mark.parametrize("dtype", [object, "U5", "S6"])
+def test_text_is_fed_as_python_strings(dtype):
+    words = np.array(["a", "grün", ""]) if dtype != "S6" else np.char.encode(["a", "grün", ""])
+    (sample,) = from_arrays([{"text": words.astype(dtype)}], [TEXT])
+    assert sample["text"].dtype == object
+    assert sample["text"].tolist() == ["a", "grün", ""]
+
+
+@pytest.mark.parametrize(
+    ("array", "words"),
+    [
+        (np.array([1.0, 2.0]), "dtype float64, expected strings"),
+        (np.array(["a", 2], object), "2, expected strings"),
+        (np.array([b"\xff"]), "expected strings"),
+    ],
+)
+def test_what_is_no_text_is_refused(array, words):
+    assert words in failure(lambda: from_arrays([{"text": array}], [TEXT]))
+
+
+def test_text_is_no_number():
+    assert "expected float32" in failure(lambda: from_arrays([{"a": np.array(["1"])}], [InputSpec("a", F32, (1,))]))
+
+
+def test_digest_follows_the_text():
+    digests = [from_arrays([{"text": np.array(words)}], [TEXT]).digest() for words in (["a", "b"], ["ab"], ["a", "b"])]
+    assert digests[0] == digests[2] != digests[1]
+
+
+def test_random_text_is_short_and_decided_by_its_seed():
+    (first,), (second,) = random_dataset([TEXT], 1), random_dataset([TEXT], 1)
+    assert [len(word) for word in first["text"]] == [4]
+    assert first["text"].tolist() == second["text"].tolist()
+
+
+@pytest.mark.parametrize("given", [np.float16, np.float32, np.float64, np.uint8, np.int64])
+@pytest.mark.parametrize("taken", ["float16", "float64"])
+def test_an_input_of_another_float_type_takes_all_numbers(given, taken):
+    (sample,) = from_arrays([{"a": np.array([1, 2]).astype(given)}], [InputSpec("a", np.dtype(taken), (2,))])
+    assert sample["a"].dtype == taken
+    assert sample["a"].tolist() == [1, 2]
+
+
+def test_a_number_beyond_float16_is_refused():
+    half = InputSpec("a", np.dtype("float16"), (1,))
+    assert "inf at [0]" in failure(lambda: from_arrays([{"a": np.array([1e5], np.float32)}], [half]))
 
 
 def test_dtypes_of_other_packages_are_checked_for_nan():

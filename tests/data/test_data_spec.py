@@ -156,6 +156,26 @@ def test_dataset_is_described_by_its_file_name(folder, write_spec):
     assert (dataset.description, dataset.synthetic, dataset.warnings) == ("calib.yaml", False, ())
 
 
-def test_string_input_is_not_supported(folder, write_spec):
+def test_numbers_are_no_text(folder, write_spec):
     message = failure(write_spec(NPZ), [InputSpec("x", np.dtype(object), ("n",))])
-    assert "input 'x' takes strings, expected numbers: string inputs are not supported by datasets" in message
+    assert "expected strings" in message
+
+
+@pytest.mark.parametrize("key", ["scale: 2", "mean: 1", "from_layout: NCHW"])
+def test_text_cannot_be_preprocessed(folder, write_spec, key):
+    np.savez(folder / "words.npz", x=np.array([["a"], ["b"]]))
+    spec = write_spec(f"inputs: {{x: {{npz: words.npz, {key}}}}}")
+    assert "takes strings" in failure(spec, [InputSpec("x", np.dtype(object), ("n",))])
+
+
+def test_images_are_no_text(folder, write_spec):
+    (folder / "a.png").touch()
+    assert "images, expected text" in failure(
+        write_spec("inputs: {x: {images: '*.png'}}"), [InputSpec("x", np.dtype(object), ("n",))]
+    )
+
+
+def test_text_is_read_from_an_npz_file(folder, write_spec):
+    np.savez(folder / "words.npz", x=np.array([["a", "bc"], ["", "grün"]]))
+    dataset = open_dataset(write_spec("inputs: {x: {npz: words.npz}}"), [InputSpec("x", np.dtype(object), (2,))])
+    assert [sample["x"].tolist() for sample in dataset] == [["a", "bc"], ["", "grün"]]

@@ -93,12 +93,13 @@ def product(writer: Writer, unit: Unit, node: ir.Node) -> ir.Value:
 
 
 def _conv_sums(writer: Writer, unit: Unit, weight: Weight, node: ir.Node) -> _Sums:
-    """Convolve int8 planes with uint8 weights of zero point 128: the other way round onnxruntime is 15 times slower."""
+    """Convolve int8 planes with uint8 weights of zero point 128: the other way round onnxruntime is 15 times slower.
+
+    Where sums must be exact on every CPU the planes are uint8, too.
+    """
     name, source = stem(unit.node), unit.inputs[0][1]
-    split = planes.byte_planes(writer, source, signed=True)
-    half = writer.constant("half_range", np.asarray(128, np.uint8))
-    wrapped = cast(writer, weight.value, ir.DataType.UINT8, f"{name}_weight")
-    kernel = writer.emit("Add", [wrapped, half], name=f"{name}_weight_shifted")
+    split = planes.byte_planes(writer, source, signed=not writer.portable)
+    kernel, half = _unsigned(writer, name, weight.value)
     on_lines, attributes = Lines.of(unit, node), _conv_attributes(node)
     sums = []
     for form, plane, zero in (("high", split.high, split.high_zero), ("low", split.low, split.low_zero)):
@@ -110,6 +111,13 @@ def _conv_sums(writer: Writer, unit: Unit, weight: Weight, node: ir.Node) -> _Su
         sums.append(made)
     writer.kernels[unit.node] = f"ConvInteger on two byte planes{'' if on_lines is None else ', as lines'}"
     return _Sums(high=sums[0], low=sums[1], lines=on_lines)
+
+
+def _unsigned(writer: Writer, name: str, weight: ir.Value) -> tuple[ir.Value, ir.Value]:
+    """Return an int8 weight as uint8, and its zero point: 128 is added modulo 256."""
+    half = writer.constant("half_range", np.asarray(128, np.uint8))
+    wrapped = cast(writer, weight, ir.DataType.UINT8, f"{name}_weight")
+    return writer.emit("Add", [wrapped, half], name=f"{name}_weight_shifted"), half
 
 
 def _float_sums(writer: Writer, unit: Unit, weight: Weight, node: ir.Node) -> _Sums:
@@ -187,12 +195,17 @@ def _double_total(writer: Writer, unit: Unit, weight: Weight, columns: ir.Value,
 
 
 def _matmul_sums(writer: Writer, unit: Unit, columns: ir.Value, shape: ir.Value | None = None) -> _Sums:
-    """Multiply uint8 planes by int8 weights; the planes are given another shape first if one is given."""
+    """Multiply uint8 planes by int8 weights; the planes are given another shape first if one is given.
+
+    Where sums must be exact on every CPU the weights are uint8, too.
+    """
     name, split = stem(unit.node), planes.byte_planes(writer, unit.inputs[0][1], signed=False)
+    factor = _unsigned(writer, name, columns) if writer.portable else (columns,)
     writer.kernels[unit.node] = "MatMulInteger on two byte planes"
     high, low = (
         writer.emit(
-            "MatMulInteger", [_reshaped(writer, plane, shape), columns, writer.constant("zero_point", zero)],
+            "MatMulInteger",
+            [_reshaped(writer, plane, shape), factor[0], writer.constant("zero_point", zero), *factor[1:]],
             name=f"{name}_MatMulInteger", output_name=f"{name}_{which}",
         )
         for which, plane, zero in (("high", split.high, split.high_zero), ("low", split.low, split.low_zero))

@@ -100,7 +100,10 @@ def _is_plain(node: ir.Node) -> bool:
 
 
 def _without(writer: Writer, line: ir.Value, dropped: npt.NDArray[np.bool_], zero: npt.NDArray[np.generic]) -> ir.Value:
-    """Return the line with zero in some columns; the zero point is 0, or the smallest integer of the plane."""
+    """Return the line with zero in some columns; the zero point of an int8 plane is 0, or its smallest integer."""
+    if zero.dtype == np.uint8:
+        columns, nothing = writer.constant("dropped_columns", dropped), writer.constant("zero_point", zero)
+        return writer.emit("Where", [columns, nothing, line], name="line_columns")
     if not zero:
         mask = writer.constant("kept_columns", np.where(dropped, np.int8(0), np.int8(1)))
         return writer.emit("Mul", [line, mask], name="line_columns")
