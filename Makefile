@@ -5,8 +5,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 ZOO ?=
 DEMO := build/demo
+FUZZ ?= 2000
+SEED ?= 0
 
-.PHONY: demo test coverage check bench zoo wheel clean
+.PHONY: demo test coverage fuzz check bench big zoo wheel clean
 demo: $(READY)
 	rm -rf $(DEMO) && mkdir -p $(DEMO)
 	cd $(DEMO) && $(abspath $(BIN))/quant convert --mode int8-only
@@ -17,6 +19,9 @@ test: check
 coverage: $(READY)
 	$(BIN)/python -m pytest -n auto --cov=quantcli --cov-report=term:skip-covered --cov-fail-under=90
 
+fuzz: $(READY)
+	PYTHONPATH=tests $(BIN)/python tests/fuzz/fuzz.py --graphs $(FUZZ) --seed $(SEED) --out build/fuzz
+
 check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -25,6 +30,9 @@ check: $(READY)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/bench.py $(if $(ZOO),--zoo $(ZOO))
+
+big: $(READY)
+	$(BIN)/python benchmarks/big_model.py
 
 zoo: $(READY)
 	@test -n "$(ZOO)" || { echo "usage: make zoo ZOO=DIR  (a folder of model folders, each with model.onnx and dataset.yaml)"; exit 2; }

@@ -2,6 +2,7 @@
 
 python benchmarks/zoo.py DIR [--mode MODE ...] [--only NAME ...] [--random N] [--markdown FILE]
 
+Nodes are those that are not float; MACs are the multiply-accumulates in integers, of those of one sample.
 A model is a folder in DIR with ``model.onnx`` and ``dataset.yaml``, or an ``X.onnx`` anywhere in ``DIR/edge`` with a
 recorded ``X_io.npz`` beside it (arrays ``in__NAME`` and ``out__NAME``): then the recorded inputs are the dataset.
 ``--random N`` converts the other files in ``DIR/edge`` too, on N random samples.
@@ -30,7 +31,7 @@ from quantcli import modes
 HERE = Path(__file__).resolve().parent
 EXPECTED = {0: "verified", 1: "below threshold", 2: "usage", 3: "bad input", 4: "not in this mode"}
 TIMEOUT = 124  # as timeout(1) has it
-HEADER = ("model", "mode", "exit", "nodes", "size", "SQNR dB", "seconds", "float", "quantized", "reason")
+HEADER = ("model", "mode", "exit", "nodes", "MACs", "size", "SQNR dB", "seconds", "float", "quantized", "reason")
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +205,7 @@ def _row(bench: Bench, name: str, mode: str, results: tuple[Outcome, dict, dict]
         mode,
         str(outcome.code),
         _coverage(d["coverage"]) if reached else "-",
+        f"{d['work']['integer_share']:.0%}" if reached and d["work"] else "-",
         f"{d['sizes']['ratio']:.2f}" if reached else "-",
         _worst(d["verification"]["outputs"]) if reached else "-",
         f"{outcome.seconds:.1f}",
