@@ -91,7 +91,7 @@ def main() -> int:
         rows, outcomes = [], []
         for subject in chosen:
             floats = _metrics(bench, subject, subject.model)
-            for mode in asked.mode or modes.names():
+            for mode in asked.mode or (*modes.names(), "16x8 --fallback float"):
                 print(f"{subject.name} {mode} ...", file=sys.stderr, flush=True)
                 outcome, metrics = _run(bench, subject, mode)
                 outcomes.append(outcome)
@@ -106,7 +106,7 @@ def main() -> int:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("zoo", type=Path, metavar="DIR")
-    parser.add_argument("--mode", action="append", metavar="MODE", help="default: every mode that ships")
+    parser.add_argument("--mode", action="append", metavar="MODE", help="default: every mode that ships; may hold options of quant convert behind its name")
     parser.add_argument("--only", action="append", metavar="NAME", help="only this model; repeatable")
     parser.add_argument("--random", type=int, default=0, metavar="N", help="samples for edge files without a recording")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table there as well")
@@ -138,7 +138,7 @@ def _run(bench: Bench, subject: Subject, mode: str) -> tuple[Outcome, dict]:
 
 
 def _converted(bench: Bench, subject: Subject, mode: str, output: Path) -> Outcome:
-    command = ["convert", str(subject.model), "--mode", mode, *_data(bench, subject, output.parent)]
+    command = ["convert", str(subject.model), "--mode", *mode.split(), *_data(bench, subject, output.parent)]
     began = time.perf_counter()
     code, said, complaint = _quant([*command, "-o", str(output), "--json"], bench.timeout)
     seconds = time.perf_counter() - began

@@ -1,7 +1,7 @@
 """Finds where channels can be rescaled for free: linear operators, what passes channels on unchanged, linear readers.
 
 A positive factor per channel commutes with Relu, LeakyRelu, PRelu, pooling and Concat; it goes into the weight of the
-maker and its inverse into the weights of the readers.
+maker and its inverse into the weights of the readers. An InstanceNormalization takes it out by itself, but for epsilon.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _LINEAR: Final = ("Conv", "Gemm", "MatMul")
 _BY_CHANNEL: Final = ("Relu", "LeakyRelu", "PRelu")  # f(k x) = k f(x) for k > 0, channel by channel
+_NORMALIZING: Final = "InstanceNormalization"
 _POOLS: Final = ("MaxPool", "AveragePool", "GlobalAveragePool")
 
 
@@ -52,6 +53,7 @@ class Chain:
         readers: Linear operators that read one of ``tensors``.
         bound: Where a Clip on the way cuts off, or None.
         axis: Axis of the channels.
+        epsilon: The largest that one of ``tensors`` is normalized with.
     """
 
     makers: tuple[Maker, ...]
@@ -60,6 +62,7 @@ class Chain:
     readers: tuple[ir.Node, ...]
     bound: float | None
     axis: int
+    epsilon: float = 0.0
 
     @property
     def channels(self) -> int:
@@ -127,7 +130,7 @@ def _onward(
 ) -> Chain | None:
     """Follow the channels to their readers; None where anything else reads them."""
     convolution = makers[0].node.op_type == "Conv"
-    tensors, readers = list(starts), []
+    tensors, readers, epsilon = list(starts), [], 0.0
     for tensor in tensors:  # grows while it is walked
         if tensor.is_graph_output() or not tensor.uses():
             return None
@@ -140,6 +143,8 @@ def _onward(
                 tensors.append(reader.outputs[0])
             elif index == 0 and graph.is_onnx(reader, *_BY_CHANNEL, *(_POOLS if convolution else ())):
                 tensors.append(reader.outputs[0])
+            elif index == 0 and convolution and graph.is_onnx(reader, _NORMALIZING):
+                epsilon = max(epsilon, graph.float_attribute(reader, "epsilon", 1e-5))
             else:
                 return None
     absorbed = {t for t in tensors if (r := graph.only_consumer(t)) is not None and clamp_of(r) is not None}
@@ -150,6 +155,7 @@ def _onward(
         tuple(readers),
         bound if np.isfinite(bound) else None,
         1 if convolution else -1,
+        epsilon,
     )
 
 

@@ -56,7 +56,12 @@ def limits(tensors: Sequence[ChannelStats], bound: float | None) -> Floats:
 
 
 def best_factors(most: Floats, readings: Sequence[Reading]) -> Floats | None:
-    """Return the factors with the least expected noise, or None where leaving all channels alone has it."""
+    """Return the factors with the least expected noise, or None where leaving all channels alone has it.
+
+    Without a linear reader each channel is normalized by itself: noise counts in its own size, and all want the range.
+    """
+    if not readings:
+        return most if most.max(initial=1.0) > 1.0 else None
     noises = {a: sum(noise(r, most**a) for r in readings) for a in EXPONENTS}
     best = min(noises, key=noises.__getitem__)
     return most**best if best and np.isfinite(noises[best]) else None

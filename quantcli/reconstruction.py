@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T", bound=np.generic)
 _EXACT_DB: Final = 200.0  # an output without any error
-_NOISE_DB: Final = 0.3  # per output; less may be the other way round on other samples
+_NOISE_DB: Final = 0.1  # per output; less may be the other way round on other samples
 _AFFORDABLE: Final = 20_000_000  # activations; small models can afford many samples
 
 

@@ -120,13 +120,14 @@ def load(
 def _started(model: ir.Model, options: ort.SessionOptions) -> Session:
     for path in custom_ops.libraries(model):
         _register(options, path)
-    frugal = is_large(model)
+    frugal, widened = is_large(model), 4 * serialization.elements(model) >= FRUGAL_BYTES
+    options.enable_cpu_mem_arena = not widened  # it would keep what one weight after the other was widened into
     if frugal:
         options.add_session_config_entry("session.disable_prepacking", "1")
     try:
         spooled = _spooled(model)
         with serialization.standing_in(spooled):
-            parts = serialization.parted(model, BY_REFERENCE_BYTES, _BY_REFERENCE_TYPES)
+            parts = serialization.parted(model, BY_REFERENCE_BYTES, _BY_REFERENCE_TYPES, sorted_for_memory=widened)
     except Exception as error:
         raise ModelError(f"the model cannot be serialized: {one_line(error.__cause__ or error)[:200]}") from error
     given = {name: _by_reference(tensor) for name, tensor in parts.given.items()}

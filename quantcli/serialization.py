@@ -73,6 +73,11 @@ def floats(model: ir.Model) -> int:
     return sum(int(tensor.size) for _, tensor in constants(model) if tensor.dtype.is_floating_point())
 
 
+def elements(model: ir.Model) -> int:
+    """Return the number of elements of all initializers."""
+    return sum(int(tensor.size) for _, tensor in constants(model))
+
+
 def whole(model: ir.Model) -> Content:
     """Return a model in one file; the same model gives the same bytes.
 
@@ -127,7 +132,7 @@ class Parted:
     given: Mapping[str, ir.TensorProtocol]
 
 
-def parted(model: ir.Model, smallest: int, types: Container[ir.DataType]) -> Parted:
+def parted(model: ir.Model, smallest: int, types: Container[ir.DataType], *, sorted_for_memory: bool = False) -> Parted:
     """Return a model without its large constants, for a session to map or to be given.
 
     Those in files of the folder that has most of them are named, the others given: a session knows one folder.
@@ -136,6 +141,7 @@ def parted(model: ir.Model, smallest: int, types: Container[ir.DataType]) -> Par
         model: The model.
         smallest: Bytes of the smallest constant that stays out.
         types: Types that may be given.
+        sorted_for_memory: Whether operators of constants shall stand before all others.
     """
     large = {v: t for v, t in constants(model) if t.nbytes >= smallest and not _is_fed(v)}
     folder = _fullest(large.values())
@@ -148,7 +154,29 @@ def parted(model: ir.Model, smallest: int, types: Container[ir.DataType]) -> Par
     stand_ins = _inside(model)
     stand_ins |= {v: elsewhere(graph.name_of(v), t, str(t.location), t.offset or 0) for v, t in named.items()}
     stand_ins |= {v: elsewhere(graph.name_of(v), t, "in-memory") for v, t in given.items()}
-    return Parted(_serialized(model, stand_ins), folder, {graph.name_of(v): t for v, t in given.items()})
+    with standing_in(stand_ins):
+        proto = ir.to_proto(model)
+    if sorted_for_memory:
+        nodes = list(proto.graph.node)
+        del proto.graph.node[:]
+        proto.graph.node.extend(nodes[index] for index in _constants_first(model))
+    return Parted(_bytes_of(proto), folder, {graph.name_of(v): t for v, t in given.items()})
+
+
+def _constants_first(model: ir.Model) -> list[int]:
+    """Return the order of the operators in which those of constants stand before all others.
+
+    onnxruntime orders operators from the results backwards, and of what one reads, it makes last what stands first in
+    the file: so a weight is made right before it is read. In another place, all weights may be made at the beginning.
+    """
+    known = {v for v in model.graph.initializers.values() if graph.is_constant(v)}
+    first, others = [], []
+    for index, node in enumerate(model.graph):
+        bodies = any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values())
+        constant = bool(node.inputs) and all(v is None or v in known for v in node.inputs) and not bodies
+        (first if constant else others).append(index)
+        known.update(node.outputs if constant else ())
+    return [*first, *others]
 
 
 def _is_fed(value: ir.Value) -> bool:

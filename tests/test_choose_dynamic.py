@@ -67,6 +67,12 @@ def test_an_integer_boundary_stays_static(bench):
     assert form(made) == "static"
 
 
+def test_where_no_float_is_allowed_ranges_stay_static(bench):
+    model = models.text(f"(float[8,{WIDTH}] x) => (float y) {{ y = MatMul(x, w) }}", w=models.weight(WIDTH, WIDTH))
+    made = bench.convert(model, "int8-only", feeds=feeds(VARYING), input_type="float32", output_type="float32")
+    assert form(made) == "static"
+
+
 def test_the_order_of_the_samples_does_not_matter(bench):
     given = feeds(VARYING)
     one = bench.convert(net(), "full-integer", feeds=given).model.SerializeToString()

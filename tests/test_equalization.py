@@ -62,3 +62,10 @@ def test_chosen_factors_never_raise_the_expected_noise():
         factors = best_factors(limits([seen], None), [reading])
         if factors is not None:
             assert noise(reading, factors) < noise(reading, np.ones(8))
+
+
+def test_channels_that_nothing_linear_reads_take_all_that_is_free():
+    seen = stats()
+    most = limits([seen], None)
+    np.testing.assert_array_equal(best_factors(most, []), most)
+    assert best_factors(np.ones(3), []) is None

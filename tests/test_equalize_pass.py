@@ -59,3 +59,29 @@ def test_it_pays(bench):
         for switch in ("off", "on")
     )
     assert on.sqnr_db > off.sqnr_db
+
+
+def normalized(epsilon=1e-5, scale=1.0):
+    """A convolution whose channels differ much, each normalized by itself, as style transfer has it."""
+    return models.text(
+        f"(float[1,4,8,8] x) => (float[1,3,8,8] y) {{ a = Conv(x, w, b)"
+        f" n = InstanceNormalization<epsilon = {epsilon}>(a, one, nought) r = Relu(n) y = Conv(r, v) }}",
+        w=models.weight(6, 4, 1, 1) * SPREAD * np.float32(scale), b=models.weight(6), v=models.weight(3, 6, 1, 1),
+        one=np.ones(6, np.float32), nought=np.zeros(6, np.float32),
+    )  # fmt: skip
+
+
+def test_channels_that_are_normalized_take_the_whole_range(bench):
+    off, on = (
+        bench.convert(normalized(), "full-integer", f"passes.equalize={switch}").result.state
+        for switch in ("off", "on")
+    )
+    assert "a" in on.report.equalized
+    found = [s.report.verification.outputs["y"].sqnr_db for s in (off, on)]
+    assert found[1] > found[0] + 6
+
+
+def test_a_channel_as_small_as_epsilon_is_left_alone(bench):
+    made = bench.convert(normalized(epsilon=0.5, scale=0.01), "full-integer", "passes.equalize=on").result.state
+    assert "a" not in made.report.equalized
+    assert not any("left out" in n for n in made.report.notes)

@@ -38,7 +38,7 @@ class ChooseDynamic:
 
     def __call__(self, state: State, tick: Tick) -> State:
         """Measure the inputs of the products in question, and decide."""
-        units = _possible(state)
+        units = _possible(state) if state.recipe.fallback == "float" else []
         if not units or state.data is None:
             return state
         spans = _spans(state, {u.inputs[0][1] for u in units}, tick)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     Floats = npt.NDArray[np.float64]
 
 ENOUGH_DB: Final = 60.0
+_AGAINST_EPSILON: Final = 1e4  # a channel of this many times the epsilon it is normalized with shows nothing of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +104,11 @@ def _factors(chain: Chain, stats: dict[str, ChannelStats]) -> Floats | None:
     readings = [
         Reading(stats[graph.name_of(r.inputs[0])], _by_input(r)) for r in chain.readers if r.inputs[0] is not None
     ]
-    return best_factors(limits([stats[n] for n in names], chain.bound), readings)
+    factors = best_factors(limits([stats[n] for n in names], chain.bound), readings)
+    if factors is None or readings:
+        return factors
+    small = np.min([stats[n].square for n in names], axis=0) < _AGAINST_EPSILON * chain.epsilon
+    return None if small.all() else np.where(small, 1.0, factors)
 
 
 def _by_input(reader: ir.Node) -> Floats:
