@@ -106,7 +106,12 @@ def main() -> int:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("zoo", type=Path, metavar="DIR")
-    parser.add_argument("--mode", action="append", metavar="MODE", help="default: every mode that ships; may hold options of quant convert behind its name")
+    parser.add_argument(
+        "--mode",
+        action="append",
+        metavar="MODE",
+        help="default: every mode that ships; may hold options of quant convert behind its name",
+    )
     parser.add_argument("--only", action="append", metavar="NAME", help="only this model; repeatable")
     parser.add_argument("--random", type=int, default=0, metavar="N", help="samples for edge files without a recording")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table there as well")

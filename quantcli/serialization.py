@@ -170,7 +170,8 @@ def _constants_first(model: ir.Model) -> list[int]:
     the file: so a weight is made right before it is read. In another place, all weights may be made at the beginning.
     """
     known = {v for v in model.graph.initializers.values() if graph.is_constant(v)}
-    first, others = [], []
+    first: list[int] = []
+    others: list[int] = []
     for index, node in enumerate(model.graph):
         bodies = any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values())
         constant = bool(node.inputs) and all(v is None or v in known for v in node.inputs) and not bodies

@@ -10,7 +10,7 @@ import pytest
 from conversion import run
 from onnx import checker
 
-from quantcli import bodies, graph, runtime
+from quantcli import bodies, custom_ops, graph, runtime
 
 
 def loaded(model):
@@ -67,6 +67,13 @@ def test_what_is_new_in_a_body_takes_no_name_of_the_model():
     bodies.put_back(body, alone, graph.Names(made), made)
     assert "q" not in body.graph.initializers
     assert "q_1" in body.graph.initializers
+
+
+def test_a_body_finds_the_custom_operators_of_its_model(tmp_path):
+    made, node = loaded(flow.loop())
+    custom_ops.attach(made, [tmp_path / "operators.so"])
+    (body,) = bodies.bodies_of(node)
+    assert custom_ops.libraries(bodies.as_model(body, made)) == custom_ops.libraries(made) != ()
 
 
 def test_an_operator_without_bodies_has_none():

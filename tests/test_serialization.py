@@ -155,3 +155,18 @@ def test_constants_in_the_fullest_folder_are_named_and_the_others_given(tmp_path
     first.graph.initializers["w"].const_value = second.graph.initializers["w"].const_value
     parts = serialization.parted(first, 1, {ir.DataType.FLOAT})
     assert (parts.folder, list(parts.given)) == (str(tmp_path / "v"), ["w"])
+
+
+def test_operators_of_constants_stand_first_where_memory_is_short():
+    source = """(float[1,3] x, bool b) => (float[1,3] y) { a = Neg(x) c = Cast<to = 1>(k) d = Mul(c, c) e = Add(a, d)
+        f = If (t) < then_branch = g () => (float[1,3] p) { p = Neg(e) },
+                     else_branch = h () => (float[1,3] q) { q = Abs(e) }> y = Add(f, c) }"""
+    model = ir.from_proto(text(source, k=np.array([[1, 2, 3]], np.int8), t=np.array(True)))
+    orders = [
+        [n.op_type for n in onnx.ModelProto.FromString(parts.graph).graph.node]
+        for parts in (serialization.parted(model, 1 << 30, (), sorted_for_memory=s) for s in (False, True))
+    ]
+    assert orders == [
+        ["Neg", "Cast", "Mul", "Add", "If", "Add"],
+        ["Cast", "Mul", "Neg", "Add", "If", "Add"],
+    ]

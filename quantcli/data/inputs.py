@@ -130,6 +130,8 @@ def fit_shape(shape: tuple[int, ...], spec: InputSpec, where: str) -> tuple[int,
 def require_finite(array: np.ndarray, spec: InputSpec, where: str) -> None:
     """Refuse NaN and infinity, which would spoil every range that is measured.
 
+    An additive attention mask, 0 where a score counts and -infinity where none does, is what it has to be.
+
     Raises:
         DatasetError: A value is not finite.
     """
@@ -137,7 +139,7 @@ def require_finite(array: np.ndarray, spec: InputSpec, where: str) -> None:
         return
     # ml_dtypes such as bfloat16 have kind V and no isfinite in older releases
     finite = np.isfinite(array.astype(np.float32) if array.dtype.kind == "V" else array)
-    if finite.all():
+    if finite.all() or _is_mask(array, finite):
         return
     first = tuple(int(i) for i in np.argwhere(~finite)[0])
     raise DatasetError(
@@ -145,6 +147,10 @@ def require_finite(array: np.ndarray, spec: InputSpec, where: str) -> None:
         f"{finite.size - int(finite.sum())} of {finite.size} values; expected finite numbers",
         hint="Remove the sample, or look at how it was made: a division by zero, an overflow in float16.",
     )
+
+
+def _is_mask(array: np.ndarray, finite: np.ndarray) -> bool:
+    return bool(finite.any() and not array[finite].any() and np.isneginf(array[~finite].astype(np.float32)).all())
 
 
 def shape_text(shape: Sequence[int | str | None]) -> str:

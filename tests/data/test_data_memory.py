@@ -78,6 +78,8 @@ def test_order_of_names_is_that_of_the_inputs():
         ({**feed(), "a": np.ones((1, 3), np.float32)}, "shape [1, 3]", "axis 1 is 3, fixed at 2"),
         ({**feed(), "a": np.ones((1, 1, 2), np.float32)}, "rank 3", "expected rank 2"),
         ({**feed(), "a": np.full((1, 2), np.inf, np.float32)}, "inf at [0, 0], 2 of 2 values", "expected finite"),
+        ({**feed(), "a": np.array([[-np.inf, 1]], np.float32)}, "-inf at [0, 0], 1 of 2 values", "expected finite"),
+        ({**feed(), "a": np.array([[np.inf, 0]], np.float32)}, "inf at [0, 0], 1 of 2 values", "expected finite"),
         ({**feed(), "a": [1.0, 2.0]}, "a list", "expected a numpy array"),
         ([feed()["a"]], "1 arrays", "a list of 2 arrays"),
         (feed()["a"], "a sample is a ndarray", "expected a mapping of ['a', 'b'] or a list of 2 arrays"),
@@ -257,3 +259,9 @@ def test_random_data_needs_a_sample(count):
 def test_random_data_is_decided_by_its_seed(seed, count):
     first, second = random_dataset([A, B], count, seed=seed), random_dataset([A, B], count, seed=seed)
     assert first.digest() == second.digest() != random_dataset([A, B], count, seed=seed + 1).digest()
+
+
+def test_an_additive_mask_may_be_minus_infinity():
+    mask = np.array([[0, -np.inf]], np.float32)
+    (fed,) = from_arrays([{**feed(), "a": mask}], [A, B])
+    np.testing.assert_array_equal(fed["a"], mask)
