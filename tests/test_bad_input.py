@@ -367,7 +367,7 @@ def test_an_empty_spec_is_refused(refused, place):
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_a_sample_that_is_not_finite_is_refused_with_its_number(refused, place, value):
-    images = np.zeros((4, 2, 4, 4), np.float32)
+    images = np.ones((4, 2, 4, 4), np.float32)
     images[2, 0, 1, 1] = value
     np.savez(place / "d.npz", image=images)
     refused(*converting(), code=3, error="input 'image', sample 2")

@@ -161,7 +161,7 @@ def test_operators_of_constants_stand_first_where_memory_is_short():
     source = """(float[1,3] x, bool b) => (float[1,3] y) { a = Neg(x) c = Cast<to = 1>(k) d = Mul(c, c) e = Add(a, d)
         f = If (t) < then_branch = g () => (float[1,3] p) { p = Neg(e) },
                      else_branch = h () => (float[1,3] q) { q = Abs(e) }> y = Add(f, c) }"""
-    model = ir.from_proto(text(source, k=np.array([[1, 2, 3]], np.int8), t=np.array(True)))
+    model = ir.from_proto(text(source, k=np.array([[1, 2, 3]], np.int8), t=np.array(1, bool)))
     orders = [
         [n.op_type for n in onnx.ModelProto.FromString(parts.graph).graph.node]
         for parts in (serialization.parted(model, 1 << 30, (), sorted_for_memory=s) for s in (False, True))
