@@ -174,7 +174,8 @@ def stored(c: Converted) -> Iterator[tuple[str, str]]:
     exact = with_stored(c)
     for feed in c.feeds:
         found, expected = c.run(feed, optimize=False), run(exact, feed, optimize=False)
-        for name, array in expected.items():
+        for name, computed in expected.items():
+            array = computed.astype(found[name].dtype)  # the user's type at the boundary; prepared models are float32
             if array.dtype.kind == "f" and drifts(array, found[name]):
                 db = metrics.sqnr_db(array, found[name])
                 yield "what is stored is what computes", f"{name!r}: {db:.1f} dB"
