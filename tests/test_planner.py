@@ -289,3 +289,25 @@ def test_a_tensor_that_was_never_seen_leaves_its_operators_float(bench):
     feeds = models.samples(model, ranges={"x": models.Fed((2, 4), -2, -1)})  # every logarithm is NaN
     converted = bench.convert(model, "full-integer", feeds=feeds)
     assert "never calibrated" in converted.floats()["n"]
+
+
+def test_the_gates_of_a_spelled_out_recurrent_cell_stay_float():
+    model = models.text(
+        "(float[1,8] x, float[1,8] h) => (float[1,8] y) {"
+        " [m] a = MatMul(x, w) [n] b = MatMul(h, w) [s] c = Add(a, b) [p] i, g = Split<axis = 1, num_outputs = 2>(c)"
+        " [q] u = Sigmoid(i) [t] v = Tanh(g) [k] z = Mul(u, v) [o] y = MatMul(z, e) }",
+        w=weight(8, 16), e=weight(8, 8),
+    )  # fmt: skip
+    found = units(planned(model, "full-integer"))
+    assert found.keys() == {"m", "n", "o"}
+    assert found["m"].float_result
+    assert found["n"].float_result
+
+
+def test_data_movement_between_integer_operators_stays_integer():
+    model = models.text(
+        "(float[1,8] x) => (float[1,8] y) { [m] a = MatMul(x, w) [p] i, g = Split<axis = 1, num_outputs = 2>(a)"
+        " [n] b = MatMul(i, e) [o] c = MatMul(g, e) y = Tanh(b) z = Tanh(c) }",
+        w=weight(8, 16), e=weight(8, 8),
+    )  # fmt: skip
+    assert units(planned(model, "full-integer")).keys() >= {"m", "p", "n", "o"}

@@ -99,6 +99,7 @@ def test_a_weight_that_a_body_and_the_main_graph_read_is_right_for_both(bench):
     model = models.graph(made, inputs, ["y"], {"w1a": models.weight(flow.WIDTH, flow.WIDTH, seed=1, spread=0.1)})
     for mode in ("full-integer", "dynamic-range", "weight-only-int8"):
         converted = bench.convert(model, mode, feeds=flow.both_ways(model))
+        assert "w1a" in {n.rpartition("/")[2] for n in converted.grids}
         for feed in converted.feeds:
             expected = conversion.run(model, feed)["y"]
             assert metrics.sqnr_db(expected, converted.run(feed)["y"]) > 25, mode
@@ -181,3 +182,20 @@ def test_the_same_samples_in_another_order_give_the_same_bytes(bench):
     feeds = flow.both_ways(model)
     one = bench.convert(model, "full-integer", feeds=feeds).model.SerializeToString()
     assert bench.convert(model, "full-integer", feeds=feeds[::-1]).model.SerializeToString() == one
+
+
+def test_a_constant_that_is_float_around_a_body_is_encoded_under_the_bodys_name(bench):
+    nodes, constants = flow.dense("x", "p", 1, inside=("w1a",))
+    yes = helper.make_graph(nodes, "yes", [], [flow.value("p", shape=(flow.ROWS, flow.WIDTH))], constants)
+    no = helper.make_graph(
+        [helper.make_node("Neg", ["x"], ["q"])], "no", [], [flow.value("q", shape=(flow.ROWS, flow.WIDTH))]
+    )
+    made = [helper.make_node("If", ["c"], ["y"], name="flow", then_branch=yes, else_branch=no)]
+    inputs = {"c": models.Fed((), 0, 1, "bool"), "x": models.Fed((flow.ROWS, flow.WIDTH))}
+    model = models.graph(made, inputs, ["y"], {"w1a": models.weight(flow.WIDTH, flow.WIDTH, seed=1, spread=0.1)})
+    model.graph.output.append(flow.value("w1a", shape=(flow.WIDTH, flow.WIDTH)))
+    converted = bench.convert(model, "full-integer", feeds=flow.both_ways(model))
+    assert "w1a" not in converted.grids
+    assert "flow.then_branch/w1a" in converted.grids
+    feed = converted.feeds[0]
+    np.testing.assert_array_equal(converted.run(feed)["w1a"], conversion.run(model, feed)["w1a"])

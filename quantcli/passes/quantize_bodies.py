@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from quantcli.bodies import Body
     from quantcli.data import RepresentativeDataset
+    from quantcli.quant import QuantParams
     from quantcli.state import Tick
 
 _NEVER = "never taken by the samples: its activations have no range"
@@ -142,9 +143,24 @@ def _merged(state: State, body: Body, ended: State, names: graph.Names, *, never
     ranges = {**ended.report.ranges, **state.report.ranges}
     return replace(
         state,
-        inner={**state.inner, **ended.inner, **ended.quantized.params},
+        inner={**state.inner, **_named({**ended.inner, **ended.quantized.params}, body, state)},
         report=replace(state.report, ranges=ranges),
     )
+
+
+def _named(params: Mapping[str, QuantParams], body: Body, state: State) -> dict[str, QuantParams]:
+    """Return parameters by the names that they are told under.
+
+    A constant of the main graph that is float there, or that another body has otherwise, is named with its place.
+    """
+    around = state.model.graph.initializers
+    found = {}
+    for name, own in params.items():
+        outer, other = around.get(name), state.inner.get(name)
+        elsewhere = outer is not None and (bool(outer.uses()) or outer.is_graph_output())
+        told = elsewhere or (other is not None and not other.same_as(own))
+        found[f"{body.place}/{name}" if told else name] = own
+    return found
 
 
 def _floats(body: Body, reason: str) -> dict[str, Entry]:
