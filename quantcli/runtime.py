@@ -36,6 +36,7 @@ _NATIVE: Final = frozenset(
      ir.DataType.INT32, ir.DataType.INT64, ir.DataType.UINT8, ir.DataType.UINT16, ir.DataType.UINT32,
      ir.DataType.UINT64}
 )  # fmt: skip
+_REFUSED: Final = "see whether onnxruntime loads the float model by itself; if not, export it again"
 _BY_REFERENCE_TYPES: Final = _NATIVE | {ir.DataType.BFLOAT16, ir.DataType.INT4, ir.DataType.UINT4}
 _COPYING: Final = ("ConstantFolding", "FuseFp16InitializerToFp32NodeTransformer")  # optimizations that make constants
 _TYPES: Final = {
@@ -143,7 +144,7 @@ def _started(model: ir.Model, options: ort.SessionOptions) -> Session:
             disabled_optimizers=list(_COPYING) if frugal else [],
         )
     except Exception as error:
-        said, hint = custom_ops.missing(model, str(error)) or (one_line(error), None)
+        said, hint = custom_ops.missing(model, str(error)) or (one_line(error), _REFUSED)
         raise ModelError(f"onnxruntime does not load the model: {said}", hint=hint) from error
     return Session(session, [options, given, spooled])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import traceback
 from dataclasses import asdict, dataclass
@@ -40,6 +41,7 @@ def run(command: click.Command, arguments: Sequence[str]) -> int:
         command: The command or group.
         arguments: What the user typed after ``quant``; ``--json`` and ``--debug`` count here even if parsing fails.
     """
+    logging.getLogger("onnx_ir").addHandler(logging.NullHandler())  # what it says means nothing to a user of ours
     if os.environ.get(COMPLETION):
         command.main(prog_name="quant", complete_var=COMPLETION)  # answers the shell and leaves
     try:

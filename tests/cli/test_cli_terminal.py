@@ -7,6 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import models
+import numpy as np
+import onnx
 import pytest
 from rich.console import Console
 
@@ -111,3 +114,14 @@ def test_a_reader_that_left_ends_quietly():
         process.stdout.close()
         complaint = process.stderr.read()
     assert (process.returncode, complaint) == (0, "")
+
+
+def test_what_other_packages_log_is_not_told(tmp_path):
+    text = "(float[4,64] x) => (float[4,64] y, float[2] k) { y = MatMul(x, w) }"
+    model = models.text(text, w=models.weight(64, 64), k=np.ones(2, np.float32))
+    onnx.save(model, tmp_path / "m.onnx")
+    done = subprocess.run(
+        [sys.executable, "-m", "quantcli", "convert", "m.onnx", "--mode", "dynamic-range", "--quiet"],
+        cwd=tmp_path, capture_output=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, b"")
