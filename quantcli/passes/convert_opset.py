@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from quantcli.state import State, Tick
 
 
+_ASYMMETRIC: Final = 10  # whose Resize knew one way of sampling; the converter leaves that of later versions
 _LAST_AXIS: Final = 13  # before it, the axes from ``axis`` on were one
 
 
@@ -44,6 +45,8 @@ class ConvertOpset:
             return state
         model = _converted(state.model, wanted)
         _restore(state.model, model)
+        if version == _ASYMMETRIC:
+            _sample_as_before(state.model, model)
         if version < _LAST_AXIS <= wanted:
             _keep_rows(model)
         graph.name_everything(model)
@@ -115,6 +118,15 @@ def _restore(before: ir.Model, after: ir.Model) -> None:
         node.name, node.outputs[0].name = origin.name, origin.outputs[0].name
         for name, value in (("coordinate_transformation_mode", "asymmetric"), ("nearest_mode", "floor")):
             node.attributes[name] = ir.AttrString(name, value)
+
+
+def _sample_as_before(before: ir.Model, after: ir.Model) -> None:
+    """Let each Resize of opset 10 sample as it did: no offset of half a pixel, nearest is the one below."""
+    old = {n.name for n in before.graph.all_nodes() if graph.is_onnx(n, "Resize")}
+    for node in after.graph.all_nodes():
+        if graph.is_onnx(node, "Resize") and node.name in old:
+            for name, value in (("coordinate_transformation_mode", "asymmetric"), ("nearest_mode", "floor")):
+                node.attributes[name] = ir.AttrString(name, value)
 
 
 def _keep_rows(model: ir.Model) -> None:

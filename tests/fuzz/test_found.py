@@ -189,3 +189,13 @@ def test_a_variance_of_one_value_raises_no_warning(bench):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         bench.convert(model, "16x8", feeds=feeds)
+
+
+@pytest.mark.parametrize("mode", ["none", "dynamic-range", "full-integer"])
+@pytest.mark.parametrize("interpolation", ["linear", "nearest"])
+def test_a_resize_of_opset_10_samples_as_it_did(bench, mode, interpolation):
+    source = f'(float[1,2,4,5] x) => (float y) {{ [r] y = Resize<mode = "{interpolation}">(x, s) }}'
+    model = models.text(source, opset=10, s=np.array([1, 1, 0.5, 1.6], np.float32))
+    converted = bench.convert(model, mode)
+    for feed in converted.feeds[:3]:
+        np.testing.assert_allclose(converted.run(feed)["y"], run(model, feed)["y"], atol=0.05)
