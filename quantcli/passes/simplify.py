@@ -126,7 +126,13 @@ def _is_foldable(node: ir.Node, known: set[ir.Value]) -> bool:
 def _is_turned_copy(node: ir.Node) -> bool:
     """Tell whether a node transposes a large constant that others read too, as tied embeddings do."""
     array = graph.constant(node.inputs[0]) if graph.is_onnx(node, "Transpose") else None
-    return array is not None and array.size >= _LARGE_TWIN and len(graph.consumers(node.inputs[0])) > 1  # type: ignore[arg-type]
+    if (
+        array is None
+        or array.size < _LARGE_TWIN
+        or not all(graph.is_onnx(r, "MatMul", "Gemm") for r, _ in graph.consumers(node.outputs[0]))
+    ):
+        return False
+    return len(graph.consumers(node.inputs[0])) > 1  # type: ignore[arg-type]
 
 
 def _may_be_large(node: ir.Node) -> bool:

@@ -199,3 +199,14 @@ def test_a_resize_of_opset_10_samples_as_it_did(bench, mode, interpolation):
     converted = bench.convert(model, mode)
     for feed in converted.feeds[:3]:
         np.testing.assert_allclose(converted.run(feed)["y"], run(model, feed)["y"], atol=0.05)
+
+
+@pytest.mark.parametrize("mode", ["int8-only", "full-integer", "none"])
+def test_a_function_of_a_tied_table_is_folded(bench, mode):
+    source = "(int64[N,2] i) => (float y, float z) { e = Gather(t, i) u = Transpose(t) y = MatMul(e, u) z = Elu(u) }"
+    model = models.text(source, t=weight(40, 40))
+    feeds = models.samples(model, 3, ranges={"i": models.Fed(("N", 2), 0, 39, "int64")}, N=2)
+    converted = bench.convert(model, mode, feeds=feeds)
+    expected = run(model, feeds[0])
+    for name, found in converted.run(feeds[0]).items():
+        assert np.abs(found - expected[name]).max() < 0.05 * np.abs(expected[name]).max()
