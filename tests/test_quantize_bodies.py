@@ -199,3 +199,17 @@ def test_a_constant_that_is_float_around_a_body_is_encoded_under_the_bodys_name(
     assert "flow.then_branch/w1a" in converted.grids
     feed = converted.feeds[0]
     np.testing.assert_array_equal(converted.run(feed)["w1a"], conversion.run(model, feed)["w1a"])
+
+
+def test_operators_of_bodies_with_nothing_to_gain_are_listed_too(bench):
+    bodies = [
+        helper.make_graph([helper.make_node(op, ["x"], [op], name=op)], op, [], [flow.value(op, shape=(4, 64))])
+        for op in ("Neg", "Abs")
+    ]
+    made = [helper.make_node("If", ["c"], ["y"], name="flow", then_branch=bodies[0], else_branch=bodies[1])]
+    inputs = {"c": models.Fed((), 0, 1, "bool"), "x": models.Fed((4, 64))}
+    model = models.graph(made, inputs, ["y"], {})
+    for mode in ("full-integer", "dynamic-range"):
+        ledger = bench.convert(model, mode, feeds=flow.both_ways(model)).ledger
+        assert {ledger[n].fate for n in ("Neg", "Abs")} == {"float"}
+        assert all(ledger[n].reason for n in ("Neg", "Abs"))

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from quantcli.quant import QuantParams
     from quantcli.state import Tick
 
+_NOTHING = "nothing in this body gains"
 _NEVER = "never taken by the samples: its activations have no range"
 
 
@@ -47,7 +48,12 @@ class QuantizeBodies:
         """Convert body after body; one that gains nothing stays as it is."""
         if state.recipe.fallback == "refuse" and state.recipe.format != "float":
             return state  # float tensors pass between graphs: the plan refuses them
-        todo = [n for n in state.model.graph if any(_may_gain(b) for b in bodies.bodies_of(n))]
+        known = [body for node in state.model.graph for body in bodies.bodies_of(node)]
+        left = {n: e for body in known if not _may_gain(body) for n, e in _floats(body, _NOTHING).items()}
+        todo = list(dict.fromkeys(body.node for body in known if _may_gain(body)))
+        if not known:
+            return state
+        state = state.entered(left)
         if not todo:
             return state
         model = state.model.clone()
@@ -131,7 +137,7 @@ def _merged(state: State, body: Body, ended: State, names: graph.Names, *, never
     entries = {
         n: e if e.fate != FLOAT or not never else replace(e, reason=_NEVER) for n, e in ended.report.ledger.items()
     }
-    entries = {**_floats(body, _NEVER if never else "nothing in this body gains"), **entries}
+    entries = {**_floats(body, _NEVER if never else _NOTHING), **entries}
     warnings = tuple(f"{body.place}: {w}" for w in ended.report.warnings)
     if never:
         warnings = (*warnings, f"{body.place} is {_NEVER}")
