@@ -49,7 +49,9 @@ def choose_params(
         smallest_scale: A lower bound on the scale(s), for example from the bias overflow guard.
 
     Returns:
-        Parameters whose range holds ``[low, high]`` up to half a step. An empty range (all zero) gets scale 1.
+        Parameters whose range holds ``[low, high]`` up to half a step. An empty range (all zero) gets scale 1; an empty
+        block the smallest scale: onnxruntime's MatMulNBits takes the zero point off a sum, and what float32 loses there
+        (1e-4 for inputs of a few) is multiplied by the scale.
     """
     lo = np.minimum(np.asarray(low, np.float64), 0.0)
     hi = np.maximum(np.asarray(high, np.float64), 0.0)
@@ -58,7 +60,7 @@ def choose_params(
         span, steps = np.maximum(-lo, hi), float(half)
     else:
         span, steps = hi - lo, float(spec.qmax - spec.qmin)
-    scale = np.where(span > 0, span / steps, 1.0)
+    scale = np.where(span > 0, span / steps, SMALLEST_SCALE if isinstance(spec.granularity, PerBlock) else 1.0)
     scale32 = np.maximum(scale.astype(np.float32), np.asarray(smallest_scale, np.float32)).astype(np.float32)
     if spec.symmetric:
         zero = np.full(scale32.shape, 0 if spec.dtype.signed else (spec.qmax + 1) // 2, np.float64)

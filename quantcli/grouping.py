@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from quantcli import graph
-from quantcli.applicability import Infos, reason_against
+from quantcli.applicability import Infos, is_float32, reason_against
 from quantcli.kernels import KERNELS
 from quantcli.oprules import OP_RULES, SELECTING, Role
 
@@ -41,7 +41,7 @@ def group_tensors(
         if rule is None:
             continue
         unit = by_node.get(graph.node_name(node))
-        outputs = [graph.name_of(o) for o in node.outputs if o.name]
+        outputs = [graph.name_of(o) for o in node.outputs if o.name and is_float32(o, infos)]
         if rule.role is Role.SAME and (unit is not None or _lossless(node, infos)):
             for output in outputs:
                 joined.union(graph.name_of(node.inputs[0]) if node.inputs[0] else "", output)

@@ -121,7 +121,7 @@ def _single(node: ir.Node, infos: Infos, recipe: Recipe, draft: _Draft) -> None:
     if reason is not None or rule is None:
         draft.skipped[name] = reason or "no rule"
         return
-    unit = _unit(node, rule, kernel)
+    unit = _unit(node, rule, kernel, infos)
     against = reason_against_wide(unit, {name: node}) if recipe.form == "wide" else None
     if against is None:
         draft.candidates[name] = unit
@@ -151,14 +151,14 @@ def _against_format(kernel: Kernel, recipe: Recipe) -> str | None:
     return None if cell.integer or stated else cell.reason
 
 
-def _unit(node: ir.Node, rule: OpRule, kernel: Kernel) -> Unit:
+def _unit(node: ir.Node, rule: OpRule, kernel: Kernel, infos: Infos) -> Unit:
     name, lowering = graph.node_name(node), kernel.lowering
     constant_weight = rule.weight is not None and graph.is_constant(graph.input_at(node, rule.weight))
     indices = data_inputs(node, rule)
     if rule.role is Role.LINEAR and not constant_weight:
         indices, lowering = (0, 1), "product"
     inputs = tuple((i, graph.name_of(v)) for i in indices if (v := node.inputs[i]) is not None)
-    outputs = tuple(graph.name_of(o) for o in node.outputs if o.name)
+    outputs = tuple(graph.name_of(o) for o in node.outputs if o.name and is_float32(o, infos))  # indices are on no grid
     if lowering == "read":
         outputs = ()
     weight = graph.input_at(node, rule.weight) if constant_weight else None

@@ -1,4 +1,4 @@
-"""Gives back what the model had in other float types: its inputs and outputs, and unchanged constants."""
+"""Gives back what the user's file says: shapes of inputs and outputs, other float types of them and of constants."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ CAST: Final = "{count} constants are float16 as before, with a Cast that onnxrun
 class RestoreTypes:
     """Puts Casts at the boundary, unless what is inside has that type already, and behind constants of float16.
 
-    Integers at the boundary stay as the recipe asks. A constant is float16 again where that loses nothing.
+    Integers at the boundary stay as the recipe asks. A constant is float16 again where that loses nothing. A shape is
+    the user's word: what onnxruntime infers has names of its own, and is wrong for some operators of older opsets.
     """
 
     whole_model: ClassVar[bool] = True
@@ -35,14 +36,23 @@ class RestoreTypes:
     def __call__(self, state: State, tick: Tick) -> State:
         """Restore the types in the quantized model."""
         del tick
-        types, halves = own_types.types_of(state.original), _halves(state.original)
-        if state.quantized is None or not (types or halves):
+        if state.quantized is None:
             return state
+        types, halves = own_types.types_of(state.original), _halves(state.original)
         model = state.quantized.model.clone()
+        _declare(model, state.original)
         own_types.restore(model, types)
         count = _halve(model, halves)
         notes = (CAST.format(count=count),) if count else ()
         return replace(state, quantized=replace(state.quantized, model=model)).noted(notes=notes)
+
+
+def _declare(model: ir.Model, original: ir.Model) -> None:
+    """Give inputs and outputs the shapes that the original declares."""
+    declared = {graph.name_of(v): v.shape for v in (*original.graph.inputs, *original.graph.outputs)}
+    for value in (*model.graph.inputs, *model.graph.outputs):
+        shape = declared.get(graph.name_of(value))
+        value.shape = shape.copy() if shape is not None else None
 
 
 def _halves(model: ir.Model) -> set[str]:

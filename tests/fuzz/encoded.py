@@ -9,6 +9,7 @@ import onnx
 from conversion import on_grid, run_session, session, with_outputs
 from integer_reference import Grid
 from onnx import helper, numpy_helper
+from steps_pointwise import JUMPING
 from stored_reference import graphs_of, stored_numbers
 
 if TYPE_CHECKING:
@@ -45,7 +46,13 @@ def steps_off(c: Converted, feed: Mapping[str, np.ndarray], *, optimize: bool) -
     found = {n: _off(made[n], [r[raw[n]] for r in real], c.grids[n]) for n in raw}
     results = c.run(feed, optimize=optimize)
     apart = [n for n in ends if results[n].dtype == np.float32 and _beyond(results[n], [r[n] for r in real])]
-    return {n: off for n, off in found.items() if off > MOST}, apart
+    return {n: off for n, off in found.items() if off > MOST and n not in _jumps(c)}, apart
+
+
+def _jumps(c: Converted) -> set[str]:
+    """Return the results of regions that jump where a function before is nearly 0: kernels call that 0 earlier."""
+    kinds = {n.name: n.op_type for n in c.prepared.graph.node}
+    return {u.output for u in c.result.state.plan.units if any(kinds.get(m) in JUMPING for m in u.members[1:])}
 
 
 def _beyond(found: np.ndarray, near: list[np.ndarray]) -> bool:
@@ -112,10 +119,7 @@ def _cut(c: Converted, made: Mapping[str, np.ndarray]) -> tuple[ModelProto, dict
     """Return the prepared model with what is on a grid as inputs, and the name of what each producer makes."""
     model = c.prepared
     del model.graph.value_info[:]
-    for tensor in model.graph.initializer:
-        array = _written(c, tensor.name)
-        if array is not None:
-            tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    _give_constants(c, model)
     _give_weights(c, model)
     raw = {}
     outputs = {o for n in model.graph.node for o in n.output}
@@ -166,6 +170,41 @@ def _ends(grid: Grid) -> tuple[float, float]:
     return (limits.min - zero) * scale, (limits.max - zero) * scale
 
 
+def _give_constants(c: Converted, model: ModelProto) -> None:
+    """Replace constants by what is written for them: integer operators may read other numbers than float ones."""
+    own = []
+    for tensor in model.graph.initializer:
+        array = _written(c, tensor.name)
+        if array is None:
+            continue
+        kept, as_activation = c.constants.get(tensor.name), _as_activation(c, tensor)
+        both = kept is not None and kept.dtype == np.float32
+        if both or as_activation is not None:
+            read = array if as_activation is None else as_activation
+            own.append(numpy_helper.from_array(read, f"{tensor.name}__on its grid"))
+            _reread(c, model, tensor.name, own[-1].name)
+        if not both:
+            tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    model.graph.initializer.extend(own)
+
+
+def _as_activation(c: Converted, tensor: onnx.TensorProto) -> np.ndarray | None:
+    """Return a constant as integer operators read it, where something else is stored for float ones as well."""
+    params = c.result.state.encodings.tensors.get(tensor.name)
+    array = c.constants.get(c.result.state.quantized.tensors.get(tensor.name, ""))
+    if params is None or array is None or array.dtype != params.zero_point.dtype or params.scale.ndim:
+        return None
+    return _dequantized(array, Grid(np.asarray(params.scale), np.asarray(params.zero_point)), 0)
+
+
+def _reread(c: Converted, model: ModelProto, name: str, instead: str) -> None:
+    for node in model.graph.node:
+        entry = c.ledger.get(node.name)
+        if entry is not None and entry.fate == "integer":
+            for index, read in enumerate(node.input):
+                node.input[index] = instead if read == name else read
+
+
 def _give_weights(c: Converted, model: ModelProto) -> None:
     """Let linear operators read the weights that are written for them; others may read the same constant otherwise."""
     written = c.result.state.quantized.weights
@@ -175,7 +214,8 @@ def _give_weights(c: Converted, model: ModelProto) -> None:
         if node is None or array is None or index >= len(node.input):
             continue
         grid, own = Grid(np.asarray(params.scale), np.asarray(params.zero_point)), f"{name}__weight of its own"
-        shape = next((t.dims for t in model.graph.initializer if t.name == node.input[index]), None)
+        read = node.input[index].removesuffix("__on its grid")
+        shape = next((t.dims for t in model.graph.initializer if t.name == read), None)
         if shape is not None and tuple(shape) == array.shape:
             real = _dequantized(array, grid, params.axis or 0)
             model.graph.initializer.append(numpy_helper.from_array(real, own))

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 
 import models
 import numpy as np
 import pytest
 from conversion import run
 from models import weight
+from onnx import TensorProto, helper
 
 from quantcli import modes
+from quantcli.errors import InternalError
 
 
 @pytest.mark.parametrize("settings", [(), ("format=qdq",)], ids=["as-integer", "as-qdq"])
@@ -210,3 +213,75 @@ def test_a_function_of_a_tied_table_is_folded(bench, mode):
     expected = run(model, feeds[0])
     for name, found in converted.run(feeds[0]).items():
         assert np.abs(found - expected[name]).max() < 0.05 * np.abs(expected[name]).max()
+
+
+@pytest.mark.parametrize("settings", [(), ("format=qdq",)], ids=["as-integer", "as-qdq"])
+@pytest.mark.parametrize("mode", ["int8-only", "16x8"])
+def test_indices_that_nobody_reads_are_on_no_grid(bench, mode, settings):
+    model = models.text("(float[1,2,6,6] x) => (float y) { y, i = MaxPool<kernel_shape = [2, 2]>(x) }")
+    converted = bench.convert(model, mode, *settings)
+    assert {e["name"] for e in converted.result.encodings["encodings"]} == {"x", "y"}
+
+
+DECLARED = {  # onnxruntime infers a size that is wrong, or calls what is free by a name of its own
+    "a slice from the end": (
+        "(float[2,L,8] x) => (float y) { t = Transpose<perm = [0, 2, 1]>(x) y = Slice(t, s, e, a, o) }",
+        [None, None, None],
+    ),
+    "a size called otherwise": ("(float[N,4] x) => (float y) { y = Relu(x) }", ["M", 4]),
+    "a size of a constant": ("(float[N,4] x) => (float y, float z) { y = Sigmoid(w) z = Relu(x) }", ["M", "K"]),
+    "nothing": ("(float[N,4] x) => (float y) { y = Relu(x) }", None),
+}
+ENDS = {"s": np.array([-1]), "e": np.array([2**31 - 1]), "a": np.array([2]), "o": np.array([1])}
+
+
+@pytest.mark.parametrize("mode", [n for n in modes.names() if not n.startswith("weight-only")])
+@pytest.mark.parametrize("case", DECLARED)
+def test_results_are_declared_as_the_user_declares_them(bench, case, mode):
+    source, shape = DECLARED[case]
+    constants = {"w": weight(4, 2)} if "w)" in source else ENDS if "Slice" in source else {}
+    model = models.text(source, opset=10, **constants)
+    declared = helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)
+    model.graph.output[0].CopyFrom(declared)
+    converted = bench.convert(model, mode, feeds=models.samples(model, 3, N=2, L=5))
+    found = converted.model.graph.output[0].type.tensor_type
+    assert (found.HasField("shape"), found.shape) == (shape is not None, declared.type.tensor_type.shape)
+
+
+@pytest.mark.parametrize("mode", ["weight-only-int4", "weight-only-int8"])
+def test_products_with_blocks_of_zeros_are_zero(bench, mode):
+    """MatMulNBits takes the zero point off a sum of float32: with a scale of one, 1e-4 is left of it."""
+    zeros = np.zeros((128, 64), np.float32)
+    model = models.text("(float[2,128] x) => (float[2,64] y) { y = MatMul(x, w) }", w=zeros)
+    converted = bench.convert(model, mode)
+    for feed in converted.feeds:
+        assert np.abs(converted.run(feed)["y"]).max() < 1e-15
+
+
+SPELLED = (
+    "(float[2,3,128] x) => (float[2,3,128] y) { m = ReduceMean<axes = [-1]>(x) d = Sub(x, m) s = Mul(d, d)"
+    " v = ReduceMean<axes = [-1]>(s) e = Add(v, tiny) r = Sqrt(e) y = Div(d, r) }"
+)
+
+
+def test_a_result_that_is_rounding_noise_is_told_and_no_bug(bench):
+    """Rows of one value: what their normalization leaves is how the sums were rounded, in float too."""
+    model = models.text(SPELLED, opset=17, tiny=1e-12)
+    rows = [np.broadcast_to(np.float32(v), (2, 3, 128)).copy() for v in (-1.4263756, 0.7312345, 3.1234567)]
+    converted = bench.convert(model, "dynamic-range", feeds=[{"x": x} for x in rows])
+    assert any("rounding noise" in w for w in converted.result.report["warnings"])
+
+
+def test_a_change_of_a_result_that_is_no_noise_is_a_bug(bench, monkeypatch):
+    model = models.text(SPELLED, opset=17, tiny=1e-12)
+    monkeypatch.setattr("quantcli.passes.recognize.Recognize.__call__", lambda _, state, tick: with_square(state, tick))
+    with pytest.raises(InternalError, match="preparing the model changed output 'y'"):
+        bench.convert(model, "dynamic-range")
+
+
+def with_square(state, tick):
+    del tick
+    model = state.model.clone()
+    node = next(n for n in model.graph if n.op_type == "Sqrt")
+    node.op_type = "Identity"
+    return replace(state, model=model)
