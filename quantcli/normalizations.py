@@ -69,6 +69,8 @@ def _normalized(cone: Cone, row: Row, middle: Middle) -> Meaning | None:
         for epsilon in _epsilons(cone):
             standard = _standard(sample, middle, axes, epsilon)
             scale = _factor(values - offset, standard)
+            if not scale.any():
+                return None  # a constant: what it reads is of no account
             small = sample * math.sqrt(epsilon)  # so small that epsilon shows
             narrow, thin = computed(cone, small), _standard(small, middle, axes, epsilon)
             size = np.abs(scale) * 10 + np.abs(offset)
@@ -104,6 +106,7 @@ def _with_parameters(  # noqa: PLR0913, PLR0917 - the parameters of a normalizat
         narrow = wide[tuple(slice(None) if a in _varying(row, axes) else slice(1) for a in range(wide.ndim))]
         if not np.allclose(wide, narrow, rtol=EXACT, atol=0):
             return None
+        narrow = _of_model(narrow, cone)
         plain = np.allclose(narrow, neutral, rtol=EXACT, atol=0)
         parameters.append(None if plain else narrow.astype(np.float32))
     attributes: dict[str, float | int | str] = {"epsilon": epsilon}
@@ -114,6 +117,16 @@ def _with_parameters(  # noqa: PLR0913, PLR0917 - the parameters of a normalizat
     if parameters[1] is not None and not row.takes_bias:
         return None
     return Meaning(cone, row, attributes, axes, *parameters)
+
+
+def _of_model(parameter: Floats, cone: Cone) -> Floats:
+    """Return a parameter with one value along axes where no constant has a size: the sample's is not the model's."""
+    constants = [c for c in cone.constants() if c.size > 1]
+    for axis in range(parameter.ndim):
+        place = axis - parameter.ndim
+        if not any(c.ndim >= -place and c.shape[place] > 1 for c in constants):
+            parameter = parameter.take([0], axis)
+    return parameter
 
 
 def _varying(row: Row, axes: tuple[int, ...]) -> tuple[int, ...]:

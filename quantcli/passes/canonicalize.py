@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from quantcli.state import State, Tick
 
 _STANDS_FOR_INFINITY: Final = 2.0**100  # exporters write -3.4e38 where they mean -infinity
+_AXES_ARE_AN_INPUT: Final = 18  # the opset that made an input of the attribute of ReduceMean
+_LEAST_VARIANCE: Final = 1e-18  # ONNX adds 1e-9 to the deviation
 Rewrite = Callable[[ir.Node, graph.Names], list[ir.Node]]
 
 
@@ -211,7 +213,41 @@ def _prelu(
     return source, np.asarray(slope, np.float32), inner
 
 
+def _mean_variance(node: ir.Node, names: graph.Names) -> list[ir.Node]:
+    """Spell it out: onnxruntime's operator gives NaN where all values are equal, as rounded ones may be; ONNX's 0."""
+    home, source = node.graph, node.inputs[0]
+    axes = graph.ints_attribute(node, "axes") or (0, 2, 3)
+    if not isinstance(home, ir.Graph) or source is None:
+        return []
+
+    def before(op_type: str, inputs: list[ir.Value]) -> ir.Value:
+        name = names.new(f"{node.name}_{op_type}")
+        made = ir.Value(name=name, type=ir.TensorType(ir.DataType.FLOAT))
+        home.append(ir.Node("", op_type, inputs, outputs=[made], name=names.new(f"{name}_node")))
+        return made
+
+    def mean(value: ir.Value) -> ir.Value:
+        as_input = max(home.opset_imports.get(d, 1) for d in graph.ONNX_DOMAINS) >= _AXES_ARE_AN_INPUT
+        given = [graph.add_initializer(home, names.new(f"{node.name}_axes"), np.array(axes))] if as_input else []
+        made = before("ReduceMean", [value, *given])
+        reduction = made.producer()
+        if reduction is not None and not as_input:
+            reduction.attributes["axes"] = ir.AttrInt64s("axes", axes)
+        return made
+
+    centred = before("Sub", [source, mean(source)])
+    tiny = graph.add_initializer(home, names.new(f"{node.name}_epsilon"), np.array(_LEAST_VARIANCE, np.float32))
+    variance = before("Add", [mean(before("Mul", [centred, centred])), tiny])
+    node.op_type = "Div"
+    node.attributes.clear()
+    node.resize_inputs(2)
+    node.replace_input_with(0, centred)
+    node.replace_input_with(1, before("Sqrt", [variance]))
+    return []
+
+
 _REWRITES: Final[dict[str, Rewrite]] = {
+    "MeanVarianceNormalization": _mean_variance,
     "Gemm": _gemm,
     "Sub": _sub,
     "Div": _div,

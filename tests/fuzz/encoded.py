@@ -45,6 +45,8 @@ def steps_off(c: Converted, feed: Mapping[str, np.ndarray], *, optimize: bool) -
     real.append(run_session(loaded, _still_fed(model, {**made, **floats, **feed})))
     found = {n: _off(made[n], [r[raw[n]] for r in real], c.grids[n]) for n in raw}
     results = c.run(feed, optimize=optimize)
+    if any(n.op_type.startswith("Dynamic") for n in c.model.graph.node):  # gates round their inputs at run time
+        ends = []
     apart = [n for n in ends if results[n].dtype == np.float32 and _beyond(results[n], [r[n] for r in real])]
     return {n: off for n, off in found.items() if off > MOST and n not in _jumps(c)}, apart
 
@@ -148,7 +150,8 @@ def _round_others(c: Converted, model: ModelProto, made: Mapping[str, np.ndarray
         nodes.append(node)
         for index, name in enumerate(node.output):
             grid = c.grids.get(name)
-            if grid is None or grid.scale.ndim or name in made:
+            of_body = name in c.result.state.inner and name not in c.result.state.encodings.tensors
+            if grid is None or grid.scale.ndim or name in made or of_body:
                 continue
             scale, low, high, real, steps, whole, within = (f"{name}__{i} of rounding" for i in range(7))
             node.output[index] = real

@@ -285,3 +285,55 @@ def with_square(state, tick):
     node = next(n for n in model.graph if n.op_type == "Sqrt")
     node.op_type = "Identity"
     return replace(state, model=model)
+
+
+def test_a_threshold_that_a_sample_meets_exactly_is_told_and_no_bug(bench):
+    """102 / 255 is not beyond 0.4; as a product with 1 / 255 it is."""
+    source = (
+        "(uint8[1,64] x) => (float[1,64] y)"
+        " { f = Cast<to = 1>(x) s = Div(f, full) g = Greater(s, t) y = Where(g, one, s) }"
+    )
+    model = models.text(source, full=255.0, t=0.4, one=2.0)
+    feeds = [{"x": np.full((1, 64), 102, np.uint8)}, {"x": np.arange(64, dtype=np.uint8)[None]}]
+    converted = bench.convert(model, "full-integer", feeds=feeds)
+    assert any("rounding noise" in w for w in converted.result.report["warnings"])
+
+
+@pytest.mark.parametrize("mode", ["full-integer", "16x8", "none"])
+@pytest.mark.parametrize("end", ["y = Clip(b, half, half)", "y = Mul(b, half)", "c = Mul(d, half) y = Add(c, d)"])
+def test_normalizations_of_one_factor_are_read_at_every_size(bench, end, mode):
+    """A sample of the spelling has two channels and eight values, the model three and twenty."""
+    source = (
+        "(float[2,3,20] x) => (float[2,3,20] y) { m = ReduceMean<axes = [-1]>(x) b0 = Sub(x, m) s = Mul(b0, b0)"
+        f" v = ReduceMean<axes = [-1]>(s) e = Add(v, eps) r = Sqrt(e) d = Div(b0, r) b = Add(d, half) {end} }}"
+    )
+    model = models.text(source, opset=13, eps=1e-5, half=0.5)
+    converted = bench.convert(model, mode, *(["fallback=float"] if mode == "16x8" else []))
+    for feed in converted.feeds[:2]:
+        np.testing.assert_allclose(converted.run(feed)["y"], run(model, feed)["y"], atol=0.05)
+
+
+@pytest.mark.parametrize("size", [5, 8, 11])
+def test_normalizations_of_a_free_size_stay_right_at_every_one(bench, size):
+    source = (
+        "(float[2,L] x) => (float y) { m = ReduceMean<axes = [-1]>(x) b = Sub(x, m) s = Mul(b, b)"
+        " v = ReduceMean<axes = [-1]>(s) e = Add(v, eps) r = Sqrt(e) d = Div(b, r) y = Mul(d, half) }"
+    )
+    model = models.text(source, opset=17, eps=1e-5, half=0.5)
+    converted = bench.convert(model, "full-integer", feeds=models.samples(model, 4, L=8))
+    feed = models.samples(model, 1, L=size)[0]
+    np.testing.assert_allclose(converted.run(feed)["y"], run(model, feed)["y"], atol=0.05)
+
+
+@pytest.mark.parametrize("opset", [9, 13, 18])
+@pytest.mark.parametrize("mode", ["full-integer", "dynamic-range", "16x8"])
+def test_equal_values_normalized_are_zero_and_no_nan(bench, mode, opset):
+    """onnxruntime's MeanVarianceNormalization divides 0 by 0; what differs by less than a step is equal in integers."""
+    source = "(float[1,3,4,4] x) => (float[1,3,4,4] y) { r = Relu(x) y = MeanVarianceNormalization<axes = [2, 3]>(r) }"
+    model = models.text(source, opset=opset)
+    feeds = models.samples(model, 4)
+    converted = bench.convert(model, mode, *(["fallback=float"] if mode == "16x8" else []), feeds=feeds)
+    for feed in feeds:
+        assert np.abs(converted.run(feed)["y"] - run(model, feed)["y"]).max() < 0.1
+    flat = {"x": np.full((1, 3, 4, 4), 1e-6, np.float32)}
+    np.testing.assert_array_equal(converted.run(flat)["y"], 0)
