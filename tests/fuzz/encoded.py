@@ -46,7 +46,8 @@ def steps_off(c: Converted, feed: Mapping[str, np.ndarray], *, optimize: bool) -
     found = {n: _off(made[n], [r[raw[n]] for r in real], c.grids[n]) for n in raw}
     results = c.run(feed, optimize=optimize)
     if any(n.op_type.startswith("Dynamic") for n in c.model.graph.node):  # gates round their inputs at run time
-        ends = []
+        ends, gates = [], {o for n in c.prepared.graph.node if n.op_type == "LSTM" for o in n.output}
+        found = {n: off for n, off in found.items() if n not in gates}
     apart = [n for n in ends if results[n].dtype == np.float32 and _beyond(results[n], [r[n] for r in real])]
     return {n: off for n, off in found.items() if off > MOST and n not in _jumps(c)}, apart
 
