@@ -31,11 +31,13 @@ Feed = Mapping[str, Array]
 
 BY_REFERENCE_BYTES: Final = 1 << 16  # larger constants are handed over in memory instead of being serialized
 FRUGAL_BYTES: Final = 1 << 29  # of float32 constants, from which on a session must do without copies of its own
-_NATIVE: Final = frozenset(
-    {ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BOOL, ir.DataType.INT8, ir.DataType.INT16,
-     ir.DataType.INT32, ir.DataType.INT64, ir.DataType.UINT8, ir.DataType.UINT16, ir.DataType.UINT32,
-     ir.DataType.UINT64}
+_NAMES: Final = (
+    "FLOAT", "DOUBLE", "FLOAT16", "BOOL", "INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64"
 )  # fmt: skip
+_NATIVE: Final = frozenset(ir.DataType[name] for name in _NAMES)
+_SIZES: Final = (
+    "correct the shapes that the file declares: two tensors have one symbolic size there, and different ones"
+)
 _REFUSED: Final = "see whether onnxruntime loads the float model by itself; if not, export it again"
 _BY_REFERENCE_TYPES: Final = _NATIVE | {ir.DataType.BFLOAT16, ir.DataType.INT4, ir.DataType.UINT4}
 _COPYING: Final = ("ConstantFolding", "FuseFp16InitializerToFp32NodeTransformer")  # optimizations that make constants
@@ -78,7 +80,8 @@ class Session:
         try:
             results = self._session.run(self._names, fed)
         except Exception as error:
-            raise ModelError(f"onnxruntime could not run the model: {one_line(error)}") from error
+            hint = _SIZES if "attempting to re-use buffer" in str(error) else None
+            raise ModelError(f"onnxruntime could not run the model: {one_line(error)}", hint=hint) from error
         return dict(zip(self._names, results, strict=True))
 
     def end_profiling(self) -> Path:

@@ -217,8 +217,9 @@ def _mean_variance(node: ir.Node, names: graph.Names) -> list[ir.Node]:
     """Spell it out: onnxruntime's operator gives NaN where all values are equal, as rounded ones may be; ONNX's 0."""
     home, source = node.graph, node.inputs[0]
     axes = graph.ints_attribute(node, "axes") or (0, 2, 3)
-    if not isinstance(home, ir.Graph) or source is None:
-        return []
+    rank = len(source.shape) if source is not None and source.shape is not None else 0
+    if not isinstance(home, ir.Graph) or source is None or not all(-rank <= a < rank for a in axes):
+        return []  # what onnxruntime makes of axes that are not there is its own
 
     def before(op_type: str, inputs: list[ir.Value]) -> ir.Value:
         name = names.new(f"{node.name}_{op_type}")

@@ -337,3 +337,9 @@ def test_equal_values_normalized_are_zero_and_no_nan(bench, mode, opset):
         assert np.abs(converted.run(feed)["y"] - run(model, feed)["y"]).max() < 0.1
     flat = {"x": np.full((1, 3, 4, 4), 1e-6, np.float32)}
     np.testing.assert_array_equal(converted.run(flat)["y"], 0)
+
+
+@pytest.mark.parametrize("axes", ["", "<axes = [0, 2, 3]>"])
+def test_axes_that_a_normalization_has_not_are_left_to_onnxruntime(bench, axes):
+    model = models.text(f"(float[2,16] x) => (float[2,16] y) {{ y = MeanVarianceNormalization{axes}(x) }}")
+    bench.convert(model, "full-integer")
