@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conversion import run
 from models import weight
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, parser
 
 from quantcli import modes
 from quantcli.errors import InternalError
@@ -341,5 +341,6 @@ def test_equal_values_normalized_are_zero_and_no_nan(bench, mode, opset):
 
 @pytest.mark.parametrize("axes", ["", "<axes = [0, 2, 3]>"])
 def test_axes_that_a_normalization_has_not_are_left_to_onnxruntime(bench, axes):
-    model = models.text(f"(float[2,16] x) => (float[2,16] y) {{ y = MeanVarianceNormalization{axes}(x) }}")
+    inside = f"f (float[2,16] x) => (float[2,16] y) {{ y = MeanVarianceNormalization{axes}(x) }}"
+    model = parser.parse_model(f'<ir_version: 8, opset_import: ["": 13]> {inside}')
     bench.convert(model, "full-integer")
