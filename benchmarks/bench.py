@@ -4,7 +4,8 @@ python benchmarks/bench.py [--zoo DIR] [--quick]
 
 (a) latency of the bundled sample, of generated models and of a zoo's: one thread, interleaved, medians;
 (b) CPU seconds and peak memory of a conversion, each in a fresh process;
-(c) peak memory of a conversion with few and with many samples.
+(c) peak memory of a conversion with few and with many samples;
+(d), (e) the same of calibration alone, against onnxruntime's calibrators (``benchmarks/calibration.py``).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import calibration
 import kernels_used
 import latency
 import measured
@@ -79,6 +81,8 @@ def main() -> int:
         for table in _tables(converted, limits):
             print(table.plain(), flush=True)
         print((_memory(work, limits)).plain())
+        for table in calibration.tables(work, samples=limits.samples or 100, repeats=1, many=limits.many):
+            print(table.plain(), flush=True)
     if left_out:
         print(f"not measured, the time was up: {', '.join(left_out)} (--minutes gives more)")
     return 0

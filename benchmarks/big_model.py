@@ -98,7 +98,18 @@ def _watch(process: int, peak: list[float]) -> None:
 def converted(source: Path, mode: str, folder: Path) -> tuple[Taken, str]:
     """Convert in one mode; return what that took, and what was written."""
     target = folder / f"{mode}.onnx"
-    command = [sys.executable, "-m", "quantcli", "convert", str(source), "--mode", mode, "-o", str(target)]
+    command = [
+        sys.executable,
+        "-m",
+        "quantcli",
+        "convert",
+        str(source),
+        "--mode",
+        mode,
+        "--no-cache",
+        "-o",
+        str(target),
+    ]
     if mode == "full-integer":
         command += ["--random-data", "4"]
     found = taken(command, folder / "log")

@@ -1,6 +1,6 @@
 """Runs one conversion in this fresh process, and writes what the whole process cost.
 
-python benchmarks/measured.py RESULT.json '{"kind": "ours" | "peer" | "opset", ...}'
+python benchmarks/measured.py RESULT.json '{"kind": "ours" | "calibrate" | "peer" | "peer_calibrate" | "opset", ...}'
 
 Cost is taken from inside: what a parent sees of a child's peak memory may be its own.
 """
@@ -47,15 +47,16 @@ def run(folder: Path, job: dict, *, timeout: float = 900) -> Cost:
 
 
 def _compiled(folder: Path) -> dict[str, str]:
-    """Return an environment with a cache of compiled modules, as an installed package has one."""
+    """Return an environment with compiled modules, as an installed package has, and without what was seen before."""
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
-    return {**environment, "PYTHONPYCACHEPREFIX": str(folder.parent / "compiled")}
+    return {**environment, "PYTHONPYCACHEPREFIX": str(folder.parent / "compiled"), "QUANT_CACHE_DIR": ""}
 
 
 def main(result: str, text: str) -> int:
     job = json.loads(text)
     kind = job.pop("kind")
-    code = {"ours": _ours, "peer": _peer, "opset": _opset}[kind](**job)
+    kinds = {"ours": _ours, "calibrate": _calibrate, "peer": _peer, "peer_calibrate": _peer_calibrate, "opset": _opset}
+    code = kinds[kind](**job)
     times = os.times()
     cost = {"cpu_seconds": sum(times[:4]), "peak_bytes": _peak_bytes()}
     Path(result).write_text(json.dumps(cost), "utf-8")
@@ -73,6 +74,18 @@ def _peer(model: str, dataset: str, output: str, **options: int | bool | None) -
 
     peer.quantize(Path(model), Path(dataset), Path(output), **options)
     return 0
+
+
+def _calibrate(model: str, dataset: str, **options: str | int) -> int:
+    import calibrating  # noqa: PLC0415 - as above
+
+    return len(calibrating.ranges(Path(model), Path(dataset), **options)) == 0
+
+
+def _peer_calibrate(model: str, dataset: str, **options: str | int) -> int:
+    import peer  # noqa: PLC0415 - as above
+
+    return len(peer.calibrate(Path(model), Path(dataset), **options)) == 0
 
 
 def _opset(model: str, output: str) -> int:

@@ -6,6 +6,7 @@ QDQ, uint8 activations, int8 weights per channel, min-max: the same scheme as ou
 from __future__ import annotations
 
 import logging
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import onnx
@@ -57,6 +58,27 @@ def quantize(model: Path, dataset: Path, output: Path, *, samples: int | None, o
         weight_type=QuantType.QInt8,
         per_channel=True,
     )
+
+
+def calibrate(model: Path, dataset: Path, *, method: str, samples: int) -> list[str]:
+    """Calibrate every tensor of a model file on one thread, and return the names of those with a range.
+
+    Args:
+        model: The float model.
+        dataset: What ``quant convert --representative-dataset`` takes.
+        method: ``MinMax``, ``Percentile`` or ``Entropy``.
+        samples: At most this many.
+    """
+    from onnxruntime.quantization import CalibrationMethod, create_calibrator  # noqa: PLC0415 - it takes a while
+
+    logging.disable(logging.WARNING)
+    _restrain()
+    with TemporaryDirectory() as folder:
+        made = create_calibrator(
+            model, augmented_model_path=f"{folder}/augmented.onnx", calibrate_method=CalibrationMethod[method]
+        )
+        made.collect_data(Samples(model, dataset, samples))
+        return list(made.compute_data().keys())
 
 
 def convert_opset(model: Path, output: Path) -> None:

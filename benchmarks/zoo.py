@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
@@ -168,7 +169,8 @@ def _data(bench: Bench, subject: Subject, folder: Path) -> list[str]:
 def _quant(arguments: list[str], timeout: float) -> tuple[int, str, str]:
     command = [sys.executable, "-m", "quantcli", *arguments]
     try:
-        done = subprocess.run(command, capture_output=True, timeout=timeout, check=False)
+        cold = {**os.environ, "QUANT_CACHE_DIR": ""}
+        done = subprocess.run(command, capture_output=True, timeout=timeout, check=False, env=cold)
     except subprocess.TimeoutExpired:
         return TIMEOUT, "", f"not done after {timeout:g} s"
     return done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
