@@ -31,12 +31,24 @@ class Expected:
     classes: tuple[int, ...]
 
 
-def check_labels(session: runtime.Session, data: RepresentativeDataset) -> None:
-    """Check, on one sample, that the model tells classes and has every class that the labels name.
+def with_fitting_labels(session: runtime.Session, data: RepresentativeDataset) -> RepresentativeDataset:
+    """Return a dataset whose labels the model can be held against: checked on one sample.
+
+    Labels that are only how files lie in folders are left out where they do not fit, with a warning.
 
     Raises:
-        DatasetError: No output does, or a label lies beyond its scores.
+        DatasetError: Labels are given, and no output tells classes, or one lies beyond its scores.
     """
+    try:
+        _check_labels(session, data)
+    except DatasetError as error:
+        if not data.implied:
+            raise
+        return data.without_labels(f"folders are not taken for classes: {error.message}")
+    return data
+
+
+def _check_labels(session: runtime.Session, data: RepresentativeDataset) -> None:
     if not data.labels:
         return
     results = session.run(next(iter(data)))
@@ -63,6 +75,11 @@ def class_output(results: Arrays) -> str | None:
     ]
     indices = [n for n, x in results.items() if x.dtype.kind in "iu" and x.size == 1]
     return next(iter((*scores, *indices)), None)
+
+
+def class_of(scores: npt.NDArray[np.generic]) -> int:
+    """Return the class that one sample's scores, or its index, tell."""
+    return int(scores.argmax()) if scores.size > 1 else int(scores.item())
 
 
 def expected(state: State) -> Expected | None:
@@ -96,7 +113,7 @@ def _classes(
     found = []
     for feed in data:
         result = feeding.to_floats(session.run(feeding.to_integers(feed, boundary)), boundary)[output]
-        found.append(int(result.argmax()) if result.size > 1 else int(result.item()))
+        found.append(class_of(result))
     return tuple(found)
 
 

@@ -92,12 +92,14 @@ class Shown:
         dataset: Likewise the dataset; None for none that has a name.
         target: One of ``TARGETS``.
         custom_op_libs: Libraries of custom operators.
+        image_preset: How images are fed; None where that is said elsewhere.
     """
 
     model: str = ""
     dataset: str | None = None
     target: str = "cpu"
     custom_op_libs: tuple[str, ...] = ()
+    image_preset: str | None = None
 
 
 def advise(facts: Facts, prospects: Sequence[Prospect], asked: Shown) -> Advice:
@@ -115,6 +117,7 @@ def advise(facts: Facts, prospects: Sequence[Prospect], asked: Shown) -> Advice:
     command = ["quant", "convert", *([asked.model] if asked.model else []), "--mode", best.mode]
     if asked.dataset is not None or (best.needs_data and asked.model):
         command += ["--representative-dataset", asked.dataset or SPEC]
+    command += ["--image-preset", asked.image_preset] if asked.image_preset else []
     command += [word for lib in asked.custom_op_libs for word in ("--custom-op-lib", lib)]
     missing = () if facts.samples or not best.needs_data else (f"make {SPEC} first: see docs/dataset.md",)
     return Advice(

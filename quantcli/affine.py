@@ -176,6 +176,11 @@ def shifted_to(params: QuantParams, spec: QuantSpec) -> QuantParams:
     return QuantParams(spec, params.scale, _frozen(zero.astype(spec.dtype.storage)))
 
 
+def with_scale(params: QuantParams, scale: npt.NDArray[np.float32]) -> QuantParams:
+    """Return the same parameters with other steps, (C,) or rank 0 as theirs."""
+    return QuantParams(params.spec, _frozen(scale.astype(np.float32)), params.zero_point)
+
+
 def exact_grid(scale: float, zero_point: int, spec: QuantSpec = EIGHT_BIT) -> QuantParams:
     """Return parameters that were fixed beforehand, such as 1/256 and 0 for a Softmax output."""
     zero = np.asarray(zero_point, spec.dtype.storage)

@@ -5,12 +5,28 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from quantcli import advice, attempts, data, execution, fitting, jobs, modes, outcome, survey, together
+from quantcli import (
+    advice,
+    attempts,
+    calibrating,
+    data,
+    data_report,
+    execution,
+    files,
+    fitting,
+    jobs,
+    outcome,
+    survey,
+    together,
+)
+from quantcli import modes as shipped
 from quantcli.advice import Advice
 from quantcli.advice_tables import TARGETS
+from quantcli.calibrating import Calibrated
+from quantcli.data_report import DataReport
 from quantcli.errors import QuantError, UsageError, did_you_mean
 from quantcli.jobs import DataSource, Job
-from quantcli.options import Options, resolved
+from quantcli.options import Options, completed, resolved
 from quantcli.outcome import Result
 from quantcli.racing import Latency
 from quantcli.ties import End
@@ -24,14 +40,18 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Advice",
+    "Calibrated",
+    "DataReport",
     "DataSource",
     "Latency",
     "Options",
     "Result",
     "advise",
+    "calibrate",
     "convert",
     "convert_all",
     "convert_signatures",
+    "describe_data",
     "latencies",
 ]
 
@@ -52,7 +72,8 @@ def convert(  # noqa: PLR0913 - what differs from call to call; all else is in O
     Args:
         model: The model; None is the bundled sample.
         mode: Name of a mode (``quant modes``).
-        representative_dataset: Path of a spec, ``.npz`` or folder; a generator function; or feeds by input name.
+        representative_dataset: Path of whatever the command line takes (docs/dataset.md); a generator function; or
+            feeds by input name.
         output: Where to write; default ``<stem>.<mode>.onnx`` in the current folder.
         options: Everything else.
         instruments: Watchers of the passes.
@@ -60,7 +81,7 @@ def convert(  # noqa: PLR0913 - what differs from call to call; all else is in O
     Raises:
         QuantError: With an exit code and a hint; nothing was written.
     """
-    asked = options or Options()
+    asked = completed(options or Options())
     recipe = resolved(mode, asked)
     path, source = _given(model, representative_dataset, asked)
     target = Path(output) if output is not None else Path(f"{path.stem}.{recipe.name}.onnx")
@@ -95,9 +116,9 @@ def convert_all(
     Raises:
         QuantError: No mode has a result, or the call itself is wrong; nothing was written.
     """
-    asked = options or Options()
+    asked = completed(options or Options())
     fitting.check_together(asked)
-    known, left_out = fitting.fitted(modes.names(), asked)
+    known, left_out = fitting.fitted(shipped.names(), asked)
     path, source = _given(model, representative_dataset, asked)
     folder = _folder(output)
     fit = together.with_data(known, source, asked)
@@ -138,7 +159,9 @@ def convert_signatures(
     Raises:
         QuantError: With an exit code and a hint; nothing was written.
     """
-    asked = options or Options()
+    asked = completed(options or Options())
+    if asked.stats is not None:
+        raise UsageError(f"--stats is of one model; {spec} has several", hint="leave it out, or convert one by one")
     recipe = resolved(mode, asked)
     found = data.read_signatures(Path(spec))
     folder = _folder(output)
@@ -151,10 +174,44 @@ def convert_signatures(
     return outcome.settled(todo, execution.run(states, asked, instruments, ties), asked)
 
 
+def calibrate(  # noqa: PLR0913 - as for convert
+    model: str | Path | None = None,
+    *,
+    modes: Sequence[str] = (),
+    representative_dataset: DataSource | None = None,
+    output: str | Path | None = None,
+    options: Options | None = None,
+    instruments: Sequence[Instrument] = (),
+) -> Calibrated:
+    """Save what samples show of a model: ``convert`` with ``Options(stats=...)`` takes its ranges from that.
+
+    Args:
+        model: The model; None is the bundled sample.
+        modes: What conversions will make; none for every mode that calibrates.
+        representative_dataset: As ``convert`` takes it.
+        output: Where to write; default ``<stem>.stats.json`` in the current folder.
+        options: Everything else.
+        instruments: Watchers of the passes.
+
+    Raises:
+        QuantError: With an exit code and a hint; nothing was written.
+    """
+    asked = completed(options or Options())
+    recipes = calibrating.recipes_of(modes, asked)
+    path, source = _given(model, representative_dataset, asked)
+    for recipe in recipes.values():
+        jobs.check_data_asked(recipe, source, asked)
+    job = Job(path, Path(output) if output is not None else Path(f"{path.stem}.stats.json"), source)
+    found = calibrating.calibrated(job, jobs.loaded(job, asked), recipes, asked, instruments)
+    files.write_all({found.output: found.statistics})
+    return found
+
+
 def advise(
     model: str | Path | None = None,
     *,
     representative_dataset: DataSource | None = None,
+    image_preset: str | None = None,
     target: str = "cpu",
     custom_op_libs: Sequence[str | Path] = (),
 ) -> Advice:
@@ -163,6 +220,7 @@ def advise(
     Args:
         model: The model; None is the bundled sample.
         representative_dataset: As ``convert`` takes it, if there is one.
+        image_preset: How images without a spec are fed.
         target: ``cpu``, ``edge-integer``, ``gpu`` or ``size``.
         custom_op_libs: Shared libraries of custom operators that the model needs.
 
@@ -171,24 +229,48 @@ def advise(
     """
     if target not in TARGETS:
         raise UsageError(f"unknown target {target!r}{did_you_mean(target, TARGETS)}; expected {' | '.join(TARGETS)}")
-    asked = Options(dry_run=True, custom_op_libs=tuple(Path(lib) for lib in custom_op_libs))
+    libs = tuple(Path(lib) for lib in custom_op_libs)
+    asked = Options(dry_run=True, image_preset=image_preset, custom_op_libs=libs)
     path, source = _given(model, representative_dataset, asked)
+    jobs.check_preset(source, asked)
     job = Job(path, path, source)
-    recipes = {name: resolved(name, asked) for name in modes.names()}
+    recipes = {name: resolved(name, asked) for name in shipped.names()}
     states = jobs.begun_all(job, jobs.loaded(job, asked), recipes, asked)
     found, expected = survey.made(job, states, together.run(states, asked))
     named = isinstance(representative_dataset, str | Path)
-    libs = tuple(str(lib) for lib in custom_op_libs)
-    shown = advice.Shown(str(model or ""), str(representative_dataset) if named else None, target, libs)
+    dataset = str(representative_dataset) if named else None
+    shown = advice.Shown(str(model or ""), dataset, target, tuple(str(lib) for lib in custom_op_libs), image_preset)
     return advice.advise(found, expected, shown)
+
+
+def describe_data(
+    representative_dataset: DataSource,
+    *,
+    model: str | Path | None = None,
+    output: str | Path | None = None,
+    options: Options | None = None,
+) -> DataReport:
+    """Look at what a dataset would feed, and with a model, at what it leaves unexercised.
+
+    Args:
+        representative_dataset: As ``convert`` takes it.
+        model: The float model; without one, the dataset has to say itself what its inputs are.
+        output: Where to write a contact sheet of the images (PNG); None for none.
+        options: Number of samples, preset of images, threads, libraries of custom operators.
+
+    Raises:
+        QuantError: With an exit code and a hint; nothing was written.
+    """
+    path, target = (Path(p) if p is not None else None for p in (model, output))
+    return data_report.described(representative_dataset, path, target, options or Options())
 
 
 def _given(model: str | Path | None, source: DataSource | None, asked: Options) -> tuple[Path, DataSource | None]:
     """Return the model and its samples; the bundled ones where none are given."""
     if model is not None:
         return Path(model), source
-    sample = modes.sample_folder()
-    return sample / "digits.onnx", sample / "dataset.yaml" if source is None and asked.random_data is None else source
+    sample = shipped.sample_folder()
+    return sample / "digits.onnx", sample / "dataset.yaml" if source is None and not asked.made_up else source
 
 
 def _notes(model: str | Path | None, left_out: Sequence[str]) -> tuple[str, ...]:

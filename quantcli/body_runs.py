@@ -104,6 +104,10 @@ class _Turns:
         for feed in self.read(indices):
             yield from (array.tobytes() for array in feed.values())
 
+    def labels(self) -> Sequence[int]:
+        """Return nothing: what runs inside has no classes."""
+        return ()
+
 
 @dataclass(frozen=True, slots=True)
 class _Inside:

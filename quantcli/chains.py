@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import onnx_ir as ir
 
+    Floats = npt.NDArray[np.float64]
+
 _LINEAR: Final = ("Conv", "Gemm", "MatMul")
 _BY_CHANNEL: Final = ("Relu", "LeakyRelu", "PRelu")  # f(k x) = k f(x) for k > 0, channel by channel
 _NORMALIZING: Final = "InstanceNormalization"
@@ -53,7 +55,8 @@ class Chain:
         readers: Linear operators that read one of ``tensors``.
         bound: Where a Clip on the way cuts off, or None.
         axis: Axis of the channels.
-        epsilon: The largest that one of ``tensors`` is normalized with.
+        normalizers: Operators that normalize each channel of one of ``tensors`` by itself.
+        epsilon: The largest that they do it with.
     """
 
     makers: tuple[Maker, ...]
@@ -62,12 +65,18 @@ class Chain:
     readers: tuple[ir.Node, ...]
     bound: float | None
     axis: int
+    normalizers: tuple[ir.Node, ...] = ()
     epsilon: float = 0.0
 
     @property
     def channels(self) -> int:
         """Number of channels."""
         return sum(m.channels for m in self.makers)
+
+    @property
+    def ends(self) -> tuple[ir.Node, ...]:
+        """The operators that the chain ends in, biases and all: their results are what they were."""
+        return (*dict.fromkeys((*map(bias_holder, self.readers), *self.normalizers)),)
 
 
 def find_chains(model: ir.Model) -> list[Chain]:
@@ -90,6 +99,28 @@ def is_linear(node: ir.Node) -> bool:
 def constant_at(add: ir.Node) -> int:
     """Return which operand of an Add is the constant."""
     return 0 if graph.is_constant(add.inputs[0]) else 1
+
+
+def bias_holder(node: ir.Node) -> ir.Node:
+    """Return the node whose constant is the bias of a linear operator: itself, or the Add behind a MatMul."""
+    weight = graph.real_constant(node.inputs[1])
+    add = graph.only_consumer(node.outputs[0]) if node.op_type == "MatMul" else None
+    if weight is None or add is None or not graph.is_onnx(add, "Add"):
+        return node
+    vector = graph.real_constant(add.inputs[constant_at(add)])
+    return add if vector is not None and vector.shape == weight.shape[1:] else node
+
+
+def weight_by_input(reader: ir.Node) -> Floats:
+    """Return a linear operator's weight as (groups, rows of a group, inputs of a group, taps)."""
+    weight = graph.real_constant(reader.inputs[1])
+    if weight is None:
+        raise ValueError(f"{reader.name!r} has no constant weight")
+    if reader.op_type == "Conv":
+        groups = graph.int_attribute(reader, "group", 1)
+        return weight.astype(np.float64).reshape(groups, weight.shape[0] // groups, weight.shape[1], -1)
+    rows = weight if graph.int_attribute(reader, "transB", 0) else weight.T
+    return rows.astype(np.float64)[None, :, :, None]
 
 
 def _single(node: ir.Node) -> Chain | None:
@@ -130,12 +161,14 @@ def _onward(
 ) -> Chain | None:
     """Follow the channels to their readers; None where anything else reads them."""
     convolution = makers[0].node.op_type == "Conv"
-    tensors, readers, epsilon = list(starts), [], 0.0
+    tensors, readers, normalizers = list(starts), [], []
     for tensor in tensors:  # grows while it is walked
         if tensor.is_graph_output() or not tensor.uses():
             return None
         for reader, index in graph.consumers(tensor):
             clamp = clamp_of(reader) if graph.is_onnx(reader, "Clip") else None
+            if reader.graph is not makers[0].node.graph:  # a body is quantized by itself
+                return None
             if index == 0 and is_linear(reader) and (reader.op_type == "Conv") == convolution:
                 readers.append(reader)
             elif index == 0 and clamp is not None and clamp[0] == 0.0:
@@ -144,7 +177,7 @@ def _onward(
             elif index == 0 and graph.is_onnx(reader, *_BY_CHANNEL, *(_POOLS if convolution else ())):
                 tensors.append(reader.outputs[0])
             elif index == 0 and convolution and graph.is_onnx(reader, _NORMALIZING):
-                epsilon = max(epsilon, graph.float_attribute(reader, "epsilon", 1e-5))
+                normalizers.append(reader)
             else:
                 return None
     absorbed = {t for t in tensors if (r := graph.only_consumer(t)) is not None and clamp_of(r) is not None}
@@ -155,7 +188,8 @@ def _onward(
         tuple(readers),
         bound if np.isfinite(bound) else None,
         1 if convolution else -1,
-        epsilon,
+        tuple(normalizers),
+        max((graph.float_attribute(n, "epsilon", 1e-5) for n in normalizers), default=0.0),
     )
 
 
@@ -164,12 +198,4 @@ def _maker(node: ir.Node, first: int) -> Maker | None:
     if weight is None:
         return None
     rows_first = node.op_type == "Conv" or graph.int_attribute(node, "transB", 0)
-    return Maker(node, _bias_holder(node, weight), first, weight.shape[0 if rows_first else 1])
-
-
-def _bias_holder(node: ir.Node, weight: npt.NDArray[np.floating]) -> ir.Node:
-    add = graph.only_consumer(node.outputs[0]) if node.op_type == "MatMul" else None
-    if add is None or not graph.is_onnx(add, "Add"):
-        return node
-    vector = graph.real_constant(add.inputs[constant_at(add)])
-    return add if vector is not None and vector.shape == weight.shape[1:] else node
+    return Maker(node, bias_holder(node), first, weight.shape[0 if rows_first else 1])

@@ -67,7 +67,7 @@ class Text:
 
 def provenance(state: State, path: Path) -> dict[str, Json]:
     """Return what decides the result: versions, mode, and the digests of model, data and recipe."""
-    data = state.data
+    seen = state.observations
     return {
         "version": quantcli.__version__,
         "onnxruntime": runtime.version(),
@@ -75,8 +75,8 @@ def provenance(state: State, path: Path) -> dict[str, Json]:
         "format": state.recipe.format,
         "model_sha256": files.sha256(path),
         **({"weights_sha256": beside} if (beside := _weights_digests(state, path)) else {}),
-        "data_sha256": data.digest() if data is not None else None,
-        "data": data.description if data is not None else None,
+        "data_sha256": seen.digest() if seen is not None else None,
+        "data": seen.description if seen is not None else None,
         "random_data": is_random(state),
         "recipe_sha256": hashlib.sha256(state.recipe.compact().encode()).hexdigest(),
         "coverage": dict(state.report.count()),
@@ -131,7 +131,7 @@ def _computed_in(model: ir.Model) -> Iterator[ir.Value]:
 
 def is_random(state: State) -> bool:
     """Tell whether made-up samples decided the result; a mode without calibration only verifies on them."""
-    return state.recipe.needs_data and state.data is not None and state.data.synthetic
+    return state.recipe.needs_data and state.observations is not None and state.observations.synthetic
 
 
 def io_entry(params: QuantParams) -> dict[str, Json]:
@@ -160,7 +160,7 @@ def report(state: State, path: Path, sizes: tuple[int, int] | None) -> dict[str,
         "mode": state.recipe.name,
         "format": state.recipe.format,
         "model": path.name,
-        "data": state.data.description if state.data else None,
+        "data": state.observations.description if state.observations else None,
         "random_data": is_random(state),
         "coverage": dict(r.count()),
         "work": _work(state),

@@ -33,6 +33,10 @@ class ChannelStats:
     high: Floats
     square: Floats
 
+    def scaled(self, factors: Floats) -> ChannelStats:
+        """Return what there would be to see with channels multiplied by positive factors."""
+        return ChannelStats(self.low * factors, self.high * factors, self.square * factors**2)
+
 
 @dataclass(frozen=True, slots=True)
 class Reading:

@@ -7,7 +7,9 @@
     |- InputError         3   what was given is wrong
     |  |- ModelError          the model
     |  |- DatasetError        the representative dataset
-    |  `- RecipeError         the recipe
+    |  |- RecipeError         the recipe
+    |  |- PluginError         a pass or calibrator of another package
+    |  `- StatisticsError     saved statistics: of another model, other data, or not of what is asked for
     |- UnsupportedError   4   cannot be done in this mode; carries every reason
     `- InternalError     70   a bug of ours
 
@@ -78,6 +80,18 @@ class RecipeError(InputError):
     """The recipe has an unknown key, a wrong value or a pass that does not exist."""
 
     kind = "recipe"
+
+
+class StatisticsError(InputError):
+    """Saved statistics cannot be read, or are not those of this model, this data and this recipe."""
+
+    kind = "statistics"
+
+
+class PluginError(InputError):
+    """A pass or calibrator of another package cannot be loaded, or fails."""
+
+    kind = "plugin"
 
 
 class UnsupportedError(QuantError):

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Final
 
 from threadpoolctl import threadpool_limits
 
-from quantcli import accuracy, files, pipeline, plugins, ties
-from quantcli.errors import OutputError, UnsupportedError
+from quantcli import accuracy, files, foreign, pipeline, plugins, ties
+from quantcli.errors import OutputError, QuantError, UnsupportedError
 from quantcli.report import INTEGER, STORED
+from quantcli.state import FROM_SAMPLES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -57,10 +58,29 @@ def split(state: State, asked: Options) -> tuple[list[NamedPass], list[NamedPass
     names = [p.name for p in passes]
     if asked.dry_run:
         end = next((names.index(p) + 1 for p in PLANS if p in names), len(names))
-        return [p for p in passes[:end] if "data" not in p.run.needs], []
-    pipeline.check(passes, has=frozenset({"data"}) if state.data is not None else frozenset())
+        return [p for p in passes[:end] if not p.run.needs & FROM_SAMPLES], []
+    passes = [p for p in passes if not without_samples(p, state)]
+    names = [p.name for p in passes]
+    pipeline.check(passes, has=state.given)
     at = names.index(_SPLIT) if _SPLIT in names else len(names)
     return passes[:at], passes[at:]
+
+
+def looked(state: State, asked: Options, watchers: Sequence[Instrument]) -> State:
+    """Run the passes of a recipe up to the last one that learns of the samples before anything is written.
+
+    Raises:
+        QuantError: As ``run``.
+    """
+    first, rest = split(state, asked)
+    seen = [i for i, p in enumerate(rest) if p.name == _SPLIT or "observations" in p.run.needs]
+    tied = ties.tied({"": passed(state, first, watchers)})[""]
+    return passed(tied, rest[: max(seen, default=-1) + 1], watchers)
+
+
+def without_samples(step: NamedPass, state: State) -> bool:
+    """Tell whether a pass has to be left out because the samples are known from saved statistics alone."""
+    return state.stand_in and "data" in step.run.needs
 
 
 def watching(name: str, asked: Options, instruments: Sequence[Instrument]) -> tuple[Instrument, ...]:
@@ -74,11 +94,19 @@ def passed(state: State, passes: Sequence[NamedPass], watchers: Sequence[Instrum
 
     Raises:
         OutputError: No room for scratch files.
+        PluginError: A pass or calibrator of another package fails.
     """
     try:
         with threadpool_limits(1, user_api="blas"):  # sums split over threads round differently: same bytes everywhere
             return pipeline.run(passes, state, watchers)
-    except OSError as error:
+    except QuantError:
+        raise
+    except Exception as error:
+        said = foreign.blamed(error)
+        if said is not None:
+            raise said from error
+        if not isinstance(error, OSError):
+            raise
         raise OutputError(
             f"the file system gave no room for scratch files: {error.strerror}",
             hint="make room in the temporary folder, point TMPDIR elsewhere, or use fewer samples",

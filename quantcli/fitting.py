@@ -18,7 +18,9 @@ _PARTIAL: Final = {  # options that mean something in some modes only
     "fallback": "--fallback",
     "input_type": "--input-type",
     "output_type": "--output-type",
+    "preset": "--preset",
     "calibrator": "--calibrator",
+    "stats": "--stats",
     "portable": "--portable",
 }
 _NOT_ASKED: Final[Mapping[str, object]] = {option: getattr(Options(), option) for option in _PARTIAL}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import onnx_ir as ir
 
-from quantcli import accuracy, custom_ops, documents, files, own_types, runtime, widening
+from quantcli import accuracy, batching, custom_ops, documents, files, own_types, recollection, runtime, widening
 from quantcli.data import (
     NATURAL,
     Feed,
@@ -24,12 +25,14 @@ from quantcli.data import (
     open_signature,
     random_dataset,
 )
+from quantcli.data_free import SAMPLES, SIZE, data_free
 from quantcli.errors import ModelError, UsageError
 from quantcli.state import State
 
 if TYPE_CHECKING:
     from quantcli.options import Options
     from quantcli.recipe import Recipe
+    from quantcli.saved_statistics import Statistics
 
 Sample = Feed | Sequence[np.ndarray]
 DataSource = str | Path | Signature | RepresentativeDataset | Callable[[], Iterable[Sample]] | Sequence[Feed]
@@ -56,13 +59,30 @@ class Job:
 
 def check_data_asked(recipe: Recipe, source: DataSource | None, asked: Options) -> None:
     """Raise where a mode needs samples and none are given, or where two kinds are."""
-    if recipe.needs_data and source is None and asked.random_data is None and not asked.dry_run:
+    given = source is not None or asked.made_up or asked.stats is not None
+    if recipe.needs_data and not given and not asked.dry_run:
         raise UsageError(
             f"mode {recipe.name!r} needs calibration data",
-            hint="give --representative-dataset SPEC (YAML spec, .npz or folder); --random-data N only for trials",
+            hint="give --representative-dataset SPEC (YAML spec, .npz or folder), or --data-free where there are none; "
+            "--random-data N only for trials",
         )
-    if source is not None and asked.random_data is not None:
-        raise UsageError("--representative-dataset and --random-data exclude each other", hint="give one of them")
+    made_up = {"--random-data": asked.random_data is not None, "--data-free": asked.data_free}
+    if asked.stats is not None and asked.made_up:
+        option = next(o for o, is_given in made_up.items() if is_given)
+        raise UsageError(f"--stats and {option} exclude each other", hint="give one of them")
+    check_preset(source, asked)
+    kinds = [o for o, is_given in {"--representative-dataset": source is not None, **made_up}.items() if is_given]
+    if len(kinds) > 1:
+        raise UsageError(f"{' and '.join(kinds)} exclude each other", hint="give one of them")
+
+
+def check_preset(source: DataSource | None, asked: Options) -> None:
+    """Raise where a way to feed images is given, and no samples that could be images."""
+    if asked.image_preset is not None and not isinstance(source, str | Path):
+        raise UsageError(
+            f"--image-preset {asked.image_preset} means nothing without a folder or table of images",
+            hint="give --representative-dataset FOLDER",
+        )
 
 
 def loaded(job: Job, asked: Options, others: Iterable[Path] = ()) -> ir.Model:
@@ -76,7 +96,7 @@ def loaded(job: Job, asked: Options, others: Iterable[Path] = ()) -> ir.Model:
     custom_ops.check_exist(asked.custom_op_libs)
     targets = () if asked.dry_run else (job.target, *others)
     for target in targets:
-        _check_places(target, (job.model, asked.recipe, job.source))
+        _check_places(target, (job.model, asked.recipe, job.source, asked.stats))
     original = files.load_model(job.model)
     for target in targets:
         _check_places(target, files.external_files(original, job.model))
@@ -96,14 +116,22 @@ def begun_all(job: Job, original: ir.Model, recipes: Mapping[str, Recipe], asked
     begun = State(original, original, next(iter(recipes.values())), threads=threads, runnable=runnable)
     said = begun.noted(notes=(IN_FLOAT32,) if runnable is not None else ())
     states = {n: replace(said, recipe=r) for n, r in recipes.items()}
-    if job.source is None and asked.random_data is None:
-        bare = {n for n, r in recipes.items() if r.needs_data or asked.dry_run}
+    saved = recollection.statistics_of(asked.stats, begun, job.model) if asked.stats and not asked.dry_run else None
+    if job.source is None and not asked.made_up:
+        bare = {n for n, r in recipes.items() if asked.dry_run or (r.needs_data and saved is None)}
         trial = None if len(bare) == len(states) else trial_data(session, job.model)
-        return {n: s if n in bare or trial is None else _on_trial(s, trial) for n, s in states.items()}
-    data = _opened(job, session, asked)
+        return {n: s if n in bare or trial is None else _on_trial(s, trial, saved, asked) for n, s in states.items()}
+    data = _opened(job, session, asked, said)
     data.check()
-    accuracy.check_labels(session, data)
-    return {n: _with_data(s, data) for n, s in states.items()}
+    data = accuracy.with_fitting_labels(session, data)
+    return {n: _remembering(_with_data(s, data, asked), saved, asked) for n, s in states.items()}
+
+
+def _remembering(state: State, saved: Statistics | None, asked: Options) -> State:
+    """Return a state with samples, and where what is seen of them is looked up."""
+    if saved is not None and asked.stats is not None and state.recipe.needs_data:
+        return recollection.with_statistics(state, saved, asked.stats)
+    return recollection.with_cache(state) if asked.cache and not asked.dry_run else state
 
 
 def _loadable(job: Job, original: ir.Model, threads: int) -> tuple[runtime.Session, ir.Model | None]:
@@ -126,15 +154,24 @@ def _loadable(job: Job, original: ir.Model, threads: int) -> tuple[runtime.Sessi
         raise ModelError(f"{job.model}, widened to float32: {error.message}", hint=error.hint) from error
 
 
-def _with_data(state: State, data: RepresentativeDataset) -> State:
-    random = data.synthetic and state.recipe.needs_data
-    stamped = (f"calibrated on random data ({len(data)} samples): accuracy means nothing",) if random else ()
+def _with_data(state: State, data: RepresentativeDataset, asked: Options) -> State:
+    made_up = data.synthetic and state.recipe.needs_data
+    stamped = (_stamp(len(data), free=asked.data_free),) if made_up else ()
     return replace(state, data=data).noted(warnings=(*data.warnings, *stamped))
 
 
-def _on_trial(state: State, data: RepresentativeDataset) -> State:
+def _on_trial(state: State, data: RepresentativeDataset, saved: Statistics | None, asked: Options) -> State:
+    if state.recipe.needs_data and saved is not None and asked.stats is not None:
+        known = recollection.from_statistics(state, saved, asked.stats, data)
+        return known.noted(warnings=(_stamp(saved.samples),)) if saved.random_data else known
     note = f"verified on {TRIAL_SAMPLES} random samples: no data given; --representative-dataset gives real ones"
     return replace(state, data=data).noted(notes=(note, *data.warnings))
+
+
+def _stamp(samples: int, *, free: bool = False) -> str:
+    if free:
+        return f"calibrated without data, on {samples} samples that were made up for the model: real ones give more"
+    return f"calibrated on random data ({samples} samples): accuracy means nothing"
 
 
 def input_specs(session: runtime.Session, path: Path) -> list[InputSpec]:
@@ -154,10 +191,13 @@ def _check_places(target: Path, inputs: Iterable[object]) -> None:
         files.check_output(place, named)
 
 
-def trial_data(session: runtime.Session, path: Path, count: int = TRIAL_SAMPLES) -> RepresentativeDataset:
+def trial_data(
+    session: runtime.Session, path: Path, count: int = TRIAL_SAMPLES, size: int = NATURAL.size
+) -> RepresentativeDataset:
     """Return random samples that the model takes: the first guess at its shapes and integers that it runs on.
 
-    A guess on which no output holds anything proves nothing; it serves only where no other one runs.
+    Guesses with free dimensions of ``size`` come first. A guess on which no output holds anything proves nothing; it
+    serves only where no other one runs.
 
     Raises:
         ModelError: It runs on none of them.
@@ -166,14 +206,14 @@ def trial_data(session: runtime.Session, path: Path, count: int = TRIAL_SAMPLES)
     picky = any(s.dtype.kind != "f" for s in specs)  # what integers mean may depend on their values
     failure: ModelError | None = None
     empty: RepresentativeDataset | None = None
-    for guess in guesses(specs):
+    for guess in sorted(guesses(specs), key=lambda g: g.size != size):
         data = random_dataset(specs, count, guess=guess)
         try:
             full = [any(x.size for x in session.run(feed).values()) for feed in (data if picky else data.take(1))]
         except ModelError as error:
             failure = failure or error
             continue
-        if guess != NATURAL:
+        if guess not in (NATURAL, replace(NATURAL, size=size)):
             data = replace(data, warnings=(f"random samples of the first kind that the model takes: {guess}",))
         if all(full):
             return data
@@ -187,16 +227,27 @@ def trial_data(session: runtime.Session, path: Path, count: int = TRIAL_SAMPLES)
     )
 
 
-def _opened(job: Job, session: runtime.Session, asked: Options) -> RepresentativeDataset:
+def _opened(job: Job, session: runtime.Session, asked: Options, state: State) -> RepresentativeDataset:
     source, specs = job.source, input_specs(session, job.model)
+    if asked.data_free:
+        return data_free(state, trial_data(session, job.model, asked.samples or SAMPLES, SIZE), specs)
     if source is None:
         return trial_data(session, job.model, asked.random_data or 1)
+    return _given(source, specs, asked, session)
+
+
+def _given(
+    source: DataSource, specs: Sequence[InputSpec], asked: Options, session: runtime.Session
+) -> RepresentativeDataset:
+    independent = partial(batching.are_independent, session)
     if isinstance(source, RepresentativeDataset):
         return source.take(asked.samples) if asked.samples else source
     if isinstance(source, Signature):
-        return open_signature(source, specs, samples=asked.samples)
+        return open_signature(source, specs, samples=asked.samples, independent=independent)
     if isinstance(source, str | Path):
-        return open_dataset(Path(source), specs, samples=asked.samples)
+        return open_dataset(
+            Path(source), specs, samples=asked.samples, preset=asked.image_preset, independent=independent
+        )
     if callable(source):
-        return from_callable(source, specs, samples=asked.samples)
-    return from_arrays(source, specs, samples=asked.samples)
+        return from_callable(source, specs, samples=asked.samples, independent=independent)
+    return from_arrays(source, specs, samples=asked.samples, independent=independent)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from quantcli import recipe, recipe_reader
+from quantcli import presets, recipe, recipe_reader
 from quantcli.errors import RecipeError, UsageError, did_you_mean
 from quantcli.settings import with_overrides
 
@@ -26,11 +26,33 @@ def mappings() -> dict[str, Mapping[str, object]]:
     }
 
 
-def resolve(mode: str, file: Path | None = None, settings: tuple[str, ...] = ()) -> recipe.Recipe:
-    """Return the recipe of a mode, or of a recipe file, with ``--set`` settings applied.
+def preset_names() -> list[str]:
+    """Return the names of the presets."""
+    return sorted(p.stem for p in (_folder("configs") / "presets").glob("*.yaml"))
+
+
+def preset(name: str) -> presets.Preset:
+    """Return the preset of a name.
 
     Raises:
-        UsageError: No such mode, or a setting names nothing.
+        UsageError: There is none.
+    """
+    known = preset_names()
+    if name not in known:
+        near = did_you_mean(name, known) or f"; presets: {', '.join(known)}"
+        raise UsageError(f"unknown preset {name!r}{near}", hint="leave --preset out for the mode as it is")
+    path = _folder("configs") / "presets" / f"{name}.yaml"
+    where = f"presets/{path.name}"
+    return presets.from_mapping(recipe_reader.load_mapping(path.read_text("utf-8"), where=where), where=where)
+
+
+def resolve(
+    mode: str, file: Path | None = None, settings: tuple[str, ...] = (), preset_name: str | None = None
+) -> recipe.Recipe:
+    """Return the recipe of a mode, or of a recipe file, changed by a preset and then by ``--set`` settings.
+
+    Raises:
+        UsageError: No such mode or preset, a preset without meaning in the mode, or a setting that names nothing.
         RecipeError: The file is wrong.
     """
     known = mappings()
@@ -45,6 +67,9 @@ def resolve(mode: str, file: Path | None = None, settings: tuple[str, ...] = ())
     else:
         near = did_you_mean(mode, known) or f"; modes: {', '.join(sorted(known))}"
         raise UsageError(f"unknown mode {mode!r}{near}", hint="quant modes lists them")
+    if preset_name is not None:
+        mapping = presets.with_preset(recipe.to_mapping(chosen), preset(preset_name))
+        chosen = recipe_reader.from_mapping(mapping, where=f"{where} with --preset {preset_name}")
     if not settings:
         return chosen
     try:

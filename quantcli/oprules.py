@@ -163,3 +163,6 @@ SELECTING: Final = frozenset({"Slice", "Split", "Gather", "GatherElements", "Gat
 
 # What an exporter may leave behind that changes nothing at inference time.
 NO_OPS: Final = frozenset({"Identity", "Dropout"})
+
+# Which input divides: where that is rounded to 0, the result is no number.
+DIVIDING: Final = {"Div": 1, "Reciprocal": 0}

@@ -26,8 +26,13 @@ class Options:
     Attributes:
         recipe: A recipe file instead of a mode.
         settings: ``PATH=VALUE`` overrides on the recipe.
+        preset: Name of a set of changes to the passes of the mode, made before the settings.
         samples: At most this many calibration samples.
+        image_preset: How images without a spec are fed: ``imagenet-torch``, ``imagenet-tf``, ``unit`` or ``signed``.
         random_data: Calibrate on this many random samples; only when asked for, and stamped into the result.
+        data_free: Calibrate on samples made from what the model says of its data; stamped into the result.
+        stats: Saved statistics, instead of looking at the samples.
+        cache: Whether what was seen of the samples is looked up in the user's cache, and kept there.
         calibrator: Name of the calibration method.
         input_type: ``float32``, ``int8``, ``uint8``, ``int16`` or ``float16``; None is the recipe's.
         output_type: Likewise.
@@ -46,8 +51,13 @@ class Options:
 
     recipe: Path | None = None
     settings: tuple[str, ...] = ()
+    preset: str | None = None
     samples: int | None = None
+    image_preset: str | None = None
     random_data: int | None = None
+    data_free: bool = False
+    stats: Path | None = None
+    cache: bool = True
     calibrator: str | None = None
     input_type: str | None = None
     output_type: str | None = None
@@ -63,6 +73,11 @@ class Options:
     dry_run: bool = False
     save_temps: Path | None = None
 
+    @property
+    def made_up(self) -> bool:
+        """Whether samples are to be made up."""
+        return self.random_data is not None or self.data_free
+
 
 def resolved(mode: str, asked: Options) -> Recipe:
     """Return the recipe of a mode or recipe file with every option applied.
@@ -73,7 +88,7 @@ def resolved(mode: str, asked: Options) -> Recipe:
         UnsupportedError: A scheme that no emitter writes.
     """
     _check_values(asked)
-    recipe = modes.resolve(mode, asked.recipe, asked.settings)
+    recipe = modes.resolve(mode, asked.recipe, _settings(mode, asked), asked.preset)
     _check_passes(recipe, asked)
     _check_fits(recipe, asked)
     recipe = replace(
@@ -85,13 +100,30 @@ def resolved(mode: str, asked: Options) -> Recipe:
         portable=asked.portable or recipe.portable,
         exclude=(*recipe.exclude, *asked.keep_float),
     )
-    if asked.calibrator is not None:
-        plugins.check_calibrator(asked.calibrator)
-        steps = [replace(s, options={**s.options, "calibrator": asked.calibrator}) if s.name == "calibrate" else s
-                 for s in recipe.passes]  # fmt: skip
-        recipe = replace(recipe, passes=tuple(steps))
     _check_scheme(recipe)
     return recipe
+
+
+def completed(asked: Options) -> Options:
+    """Return the options with what their preset implies.
+
+    Raises:
+        UsageError: There is no such preset.
+    """
+    free = asked.preset is not None and modes.preset(asked.preset).data_free
+    return replace(asked, data_free=True) if free else asked
+
+
+def _settings(mode: str, asked: Options) -> tuple[str, ...]:
+    """Return the settings with the calibrator in front, so that the others may be options of it."""
+    if asked.calibrator is None:
+        return asked.settings
+    plugins.check_calibrator(asked.calibrator)
+    other = [s for s in asked.settings if s.startswith("passes.calibrate.calibrator=")]
+    if other:
+        raise UsageError(f"--calibrator {asked.calibrator} and --set {other[0]} exclude each other")
+    calibrates = any(s.name == "calibrate" for s in modes.resolve(mode, asked.recipe).passes)
+    return (*([f"passes.calibrate.calibrator={asked.calibrator}"] if calibrates else []), *asked.settings)
 
 
 def _check_values(asked: Options) -> None:
@@ -125,6 +157,8 @@ def _check_fits(recipe: Recipe, asked: Options) -> None:
                 raise UsageError(f"{option} means nothing in mode {recipe.name!r}: its graph computes in float")
     if (asked.portable or recipe.portable) and recipe.scheme.activations.dtype == "float32":
         raise UsageError(f"--portable means nothing in mode {recipe.name!r}: it multiplies no integers")
+    if asked.stats is not None and not recipe.needs_data:
+        raise UsageError(f"--stats means nothing in mode {recipe.name!r}: it calibrates nothing")
     if asked.calibrator is not None and not any(s.name == "calibrate" for s in recipe.passes):
         raise UsageError(f"--calibrator means nothing in mode {recipe.name!r}: it calibrates nothing")
 
@@ -143,7 +177,10 @@ def _check_passes(recipe: Recipe, asked: Options) -> None:
 _EIGHT: Final = ("uint8", False, "per-tensor")
 _SIXTEEN: Final = ("int16", True, "per-tensor")
 _FLOAT: Final = ("float32", True, "per-tensor")
-_STATIC_WEIGHTS: Final = (("int8", True, "per-channel"), ("int8", True, "per-tensor"))
+_STATIC_WEIGHTS: Final = tuple(
+    (dtype, True, granularity)
+    for dtype, granularity in itertools.product(("int8", "int4"), ("per-channel", "per-tensor"))
+)
 _STORED_WEIGHTS: Final = tuple(
     (dtype, symmetric, granularity)
     for dtype, symmetric, granularity in itertools.product(
@@ -157,6 +194,12 @@ _SUPPORTED: Final = {
     "float": ((_EIGHT, _FLOAT), (*_STORED_WEIGHTS, ("float16", True, "per-tensor"), ("float32", True, "per-tensor"))),
 }
 
+_FAST: Final = "uint8 activations and int8 weights are the form that onnxruntime's integer kernels run fast"
+_BLOCKS: Final = (
+    "an integer product adds up all inputs before its one scale per output channel applies, so blocks of inputs need "
+    "products in float: weight-only-int8, weight-only-int4 and dynamic-range take per-block"
+)
+
 
 def _check_scheme(recipe: Recipe) -> None:
     """Refuse schemes that no emitter of ours writes, instead of writing something else."""
@@ -169,7 +212,7 @@ def _check_scheme(recipe: Recipe) -> None:
             asked = _said(tensor.dtype, tensor.symmetric, tensor.granularity)
             raise UnsupportedError(
                 f"scheme.{kind}: {asked} cannot be emitted in mode {recipe.name!r}; supported: {known}",
-                hint="uint8 activations and int8 weights are the form that onnxruntime's integer kernels run fast",
+                hint=_BLOCKS if tensor.granularity == "per-block" and recipe.format != "float" else _FAST,
             )
         if tensor.granularity == "per-block" and tensor.block_size not in BLOCK_SIZES:
             raise UnsupportedError(

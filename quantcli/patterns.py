@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from quantcli import graph
-from quantcli.errors import UsageError, did_you_mean
+from quantcli.errors import RecipeError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -43,6 +43,24 @@ def matches(pattern: str, model: ir.Model) -> bool:
     """
     nodes = {graph.node_name(n): n for n in model.graph.all_nodes()}
     return bool(_found(pattern, nodes, {}, model)[0])
+
+
+def among(pattern: str, names: Iterable[str]) -> set[str]:
+    """Return the names that a pattern of names matches: a name, a glob or ``re:REGEX``.
+
+    Raises:
+        RecipeError: It is no regular expression.
+    """
+    known = set(names)
+    if pattern in known:
+        return {pattern}
+    if not pattern.startswith("re:"):
+        return {n for n in known if fnmatchcase(n, pattern)}
+    try:
+        compiled = re.compile(pattern.removeprefix("re:"))
+    except re.error as error:
+        raise RecipeError(f"overrides: {pattern!r} is no regular expression: {error}") from error
+    return {n for n in known if compiled.search(n)}
 
 
 def _match(pattern: str, nodes: Mapping[str, ir.Node], gone: Mapping[str, str], model: ir.Model) -> set[str]:

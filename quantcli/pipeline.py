@@ -7,12 +7,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from quantcli.errors import RecipeError
+from quantcli import foreign
+from quantcli.errors import PluginError, RecipeError
+from quantcli.state import State
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from quantcli.state import Instrument, Pass, State
+    from quantcli.state import Instrument, Pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +52,20 @@ def run(passes: Sequence[NamedPass], state: State, instruments: Sequence[Instrum
         for i in instruments:
             i.before(p.name, state)
         began = time.perf_counter()
-        state = p.run(state, partial(_tick, instruments, p.name))
+        state = _ended(p.name, p.run(state, partial(_tick, instruments, p.name)))
         seconds = time.perf_counter() - began
         state = replace(state, report=replace(state.report, timings={**state.report.timings, p.name: seconds}))
         for i in instruments:
             i.after(p.name, state, seconds)
     return state
+
+
+def _ended(name: str, found: object) -> State:
+    if not isinstance(found, State):
+        entry = foreign.offered(foreign.PASSES).get(name)
+        owner = f" of {foreign.origin(entry)}" if entry is not None else ""
+        raise PluginError(f"pass {name!r}{owner} returned {type(found).__name__}, expected a State", hint=foreign.FAULT)
+    return found
 
 
 def _tick(instruments: Sequence[Instrument], name: str, done: int, total: int) -> None:

@@ -8,17 +8,17 @@ from __future__ import annotations
 import math
 from dataclasses import fields, is_dataclass, replace
 from importlib import import_module
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Final, cast
 
+from quantcli import foreign
 from quantcli.errors import RecipeError, UsageError, did_you_mean
 from quantcli.pipeline import NamedPass
-from quantcli.state import OfParts
+from quantcli.state import OfMethods, OfParts, Overridden
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from quantcli.recipe import Recipe, Scalar, Step
+    from quantcli.recipe import Override, Recipe, Scalar, Step
     from quantcli.state import Calibrator, Pass
 
 PASSES: Final = {
@@ -31,7 +31,10 @@ PASSES: Final = {
     "recognize": "quantcli.passes.recognize:Recognize",
     "check_parity": "quantcli.passes.check_parity:CheckParity",
     "check_operators": "quantcli.passes.check_operators:CheckOperators",
+    "cross_layer_equalization": "quantcli.passes.cross_layer_equalization:CrossLayerEqualization",
     "equalize": "quantcli.passes.equalize:Equalize",
+    "absorb_high_bias": "quantcli.passes.absorb_high_bias:AbsorbHighBias",
+    "smooth": "quantcli.passes.smooth:Smooth",
     "pointwise_products": "quantcli.passes.pointwise_products:PointwiseProducts",
     "expand_prelu": "quantcli.passes.expand_prelu:ExpandPrelu",
     "quantize_bodies": "quantcli.passes.quantize_bodies:QuantizeBodies",
@@ -39,12 +42,16 @@ PASSES: Final = {
     "calibrate": "quantcli.passes.calibrate:Calibrate",
     "choose_dynamic": "quantcli.passes.choose_dynamic:ChooseDynamic",
     "assign": "quantcli.passes.assign:Assign",
+    "seq_mse": "quantcli.passes.seq_mse:SeqMse",
     "emit": "quantcli.passes.emit:Emit",
     "emit_float": "quantcli.passes.emit_float:EmitFloat",
     "emit_float16": "quantcli.passes.emit_float16:EmitFloat16",
     "plan_weights": "quantcli.passes.plan_weights:PlanWeights",
+    "awq": "quantcli.passes.awq:Awq",
     "emit_weights": "quantcli.passes.emit_weights:EmitWeights",
     "gptq": "quantcli.passes.gptq:Gptq",
+    "adaround": "quantcli.passes.adaround:Adaround",
+    "pack_weights": "quantcli.passes.pack_weights:PackWeights",
     "bias_correction": "quantcli.passes.bias_correction:BiasCorrection",
     "store_weights": "quantcli.passes.store_weights:StoreWeights",
     "prune": "quantcli.passes.prune:Prune",
@@ -52,7 +59,17 @@ PASSES: Final = {
     "count_work": "quantcli.passes.count_work:CountWork",
     "verify": "quantcli.passes.verify:Verify",
 }
-CALIBRATORS: Final = {"minmax": "quantcli.calibrators.minmax:MinMax"}
+CALIBRATORS: Final = {
+    "minmax": "quantcli.calibrators.minmax:MinMax",
+    "moving-average": "quantcli.calibrators.moving_average:MovingAverage",
+    "percentile": "quantcli.calibrators.percentile:Percentile",
+    "entropy": "quantcli.calibrators.entropy:Entropy",
+    "mse": "quantcli.calibrators.mse:Mse",
+    "sqnr": "quantcli.calibrators.sqnr:Sqnr",
+    "auto": "quantcli.calibrators.auto:Auto",
+}
+_GROUP: Final = foreign.CALIBRATORS
+_USUAL: Final = "minmax"
 
 
 def passes_of(recipe: Recipe) -> list[NamedPass]:
@@ -61,12 +78,27 @@ def passes_of(recipe: Recipe) -> list[NamedPass]:
     One that works on parts of a model is given those that do so on a part as on a whole model.
     """
     passes = [NamedPass(s.name, _pass(s)) for s in recipe.passes if s.enabled]
+    overrides = tuple((o.tensor, o.range or _overriding(o)) for o in recipe.overrides)
+    if overrides and not any(isinstance(p.run, Overridden) for p in passes):
+        raise RecipeError(f"overrides: no pass of {recipe.name!r} chooses ranges", hint="leave the overrides out")
+    passes = [replace(p, run=_overridden(p.run, overrides)) for p in passes]
     inner = tuple(p.run for p in passes if not getattr(p.run, "whole_model", False))
     return [replace(p, run=_complete(p.run, inner)) for p in passes]
 
 
 def _complete(run: Pass, inner: tuple[Pass, ...]) -> Pass:
     return run.with_inner(inner) if isinstance(run, OfParts) else run
+
+
+def _overridden(run: Pass, overrides: tuple[tuple[str, Calibrator | tuple[float, float]], ...]) -> Pass:
+    return run.with_overrides(overrides) if isinstance(run, Overridden) else run
+
+
+def _overriding(override: Override) -> Calibrator:
+    try:
+        return _calibrator(str(override.calibrator), override.options)
+    except RecipeError as error:
+        raise RecipeError(f"overrides: {override.tensor!r}: {error.message}", hint=error.hint) from error
 
 
 def check_calibrator(name: str) -> None:
@@ -76,17 +108,29 @@ def check_calibrator(name: str) -> None:
         UsageError: With the nearest names.
     """
     try:
-        _find(name, CALIBRATORS, "quantcli.calibrators")
+        _find(name, CALIBRATORS, _GROUP)
     except RecipeError as error:
         raise UsageError(f"--calibrator: {error.message}") from error
 
 
 def _pass(step: Step) -> Pass:
     options: dict[str, object] = dict(step.options)
-    if "calibrator" in options:
-        name = str(options.pop("calibrator"))
-        options["calibrator"] = cast("Calibrator", _made(name, CALIBRATORS, "quantcli.calibrators", {}))
-    return cast("Pass", _made(step.name, PASSES, "quantcli.passes", options))
+    made = _find(step.name, PASSES, foreign.PASSES)
+    taken = {f.name for f in fields(made)} if is_dataclass(made) else set(options)
+    own = {name: value for name, value in options.items() if name not in taken} if "calibrator" in taken else {}
+    if "calibrator" in options or own:  # what the pass itself does not take is an option of its calibrator
+        name = str(options.get("calibrator", _USUAL))
+        options = {key: value for key, value in options.items() if key not in own}
+        options["calibrator"] = _calibrator(name, own)
+    return cast("Pass", _made(step.name, PASSES, foreign.PASSES, options))
+
+
+def _calibrator(name: str, options: Mapping[str, object]) -> Calibrator:
+    made = cast("Calibrator", _made(name, CALIBRATORS, _GROUP, options))
+    if isinstance(made, OfMethods):
+        methods = {n: _made(n, CALIBRATORS, _GROUP, {}) for n in CALIBRATORS if n != name}
+        made = made.with_methods(cast("Mapping[str, Calibrator]", methods))
+    return made
 
 
 def _made(name: str, known: Mapping[str, str], group: str, options: Mapping[str, object | Scalar]) -> object:
@@ -103,9 +147,12 @@ def _made(name: str, known: Mapping[str, str], group: str, options: Mapping[str,
             if name in known and isinstance(default, int | float) and not isinstance(default, bool):
                 _check_number(f"{name}.{option}", value, least=1 if isinstance(default, int) and default > 0 else 0)
     try:
-        return made(**options)
-    except TypeError as error:
+        found = made(**options)
+    except (TypeError, ValueError) as error:
         raise RecipeError(f"{name!r} does not take these options: {error}") from error
+    if name not in known:
+        foreign.check_contract(name, group, found)
+    return found
 
 
 def _check_number(option: str, value: object, *, least: int) -> None:
@@ -124,9 +171,9 @@ def _find(name: str, known: Mapping[str, str], group: str) -> type:
     if name in known:
         module, _, attribute = known[name].partition(":")
         return cast("type", getattr(import_module(module), attribute))
-    others = {e.name: e for e in entry_points(group=group)}
+    others = foreign.offered(group)
     if name in others:
-        return cast("type", others[name].load())
-    kind = group.rpartition(".")[2].removesuffix("s").removesuffix("e")
+        return foreign.load(name, group)
     names = [*known, *others]
-    raise RecipeError(f"unknown {kind} {name!r}{did_you_mean(name, names) or '; known: ' + ', '.join(names)}")
+    near = did_you_mean(name, names) or f"; known: {', '.join(names)}"
+    raise RecipeError(f"unknown {foreign.kind_of(group)} {name!r}{near}")

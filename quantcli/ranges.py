@@ -6,17 +6,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from quantcli import graph
-from quantcli.masks import bottomless, floors, without_infinity
-from quantcli.quant import NOTHING_SEEN, TensorStats
+from quantcli import graph, observers
+from quantcli.masks import HOPELESS, bottomless, floors, without_infinity
+from quantcli.quant import NOTHING_SEEN
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
+    import numpy.typing as npt
     import onnx_ir as ir
 
     from quantcli.plan import Plan
-    from quantcli.state import State
+    from quantcli.quant import TensorStats
+    from quantcli.state import Calibrator, Observer, State
 
 Range = tuple[float, float]
 
@@ -28,8 +30,51 @@ def stats_of(name: str, values: Mapping[str, ir.Value], state: State) -> TensorS
         return state.stats.get(name, NOTHING_SEEN)
     if not np.isfinite(array).all() and name in bottomless(list(state.model.graph)):
         array = without_infinity(array.astype(np.float32, copy=False))
-    finite = array[np.isfinite(array)]
-    return TensorStats(finite.size, float(finite.min()), float(finite.max())) if finite.size else NOTHING_SEEN
+    return _seen_by(observers.ExtremesObserver(), array)
+
+
+def chosen(names: Iterable[str], state: State) -> dict[str, Range]:
+    """Return the range of each tensor on its own, as its calibrator chooses it or its override gives it.
+
+    The low end of scores is what was seen: how far below the others one lies that is masked is no outlier.
+    """
+    values, plan = graph.named_values(state.model.graph), state.plan
+    scores = bottomless(list(state.model.graph)) if state.ranging.calibrator or state.ranging.overrides else frozenset()
+    found = {}
+    for name in names:
+        choice, stats = state.ranging.of(name), stats_of(name, values, state)
+        if isinstance(choice, tuple):
+            found[name] = choice
+        elif choice is None or not stats.count:
+            found[name] = stats.min, stats.max
+        else:
+            ends = choice.range(observed(name, choice, state), plan.activations[name])
+            found[name] = of_scores(ends, stats) if name in scores else ends
+    return found
+
+
+def of_scores(ends: Range, stats: TensorStats) -> Range:
+    """Return what may be cut off the range of scores that a Softmax reads: nothing below, and nothing beside a mask."""
+    return (stats.min, ends[1] if stats.min > stats.max - HOPELESS else stats.max)
+
+
+def observed(name: str, calibrator: Calibrator, state: State) -> TensorStats:
+    """Return all that a calibrator asks to know of a tensor; it looks at a constant now."""
+    value = graph.named_values(state.model.graph)[name]
+    array = graph.constant(value) if graph.is_constant(value) else None
+    return state.stats[name] if array is None else _seen_by(calibrator.observer(state.plan.activations[name]), array)
+
+
+def deciding(group: Iterable[str], state: State) -> list[str]:
+    """Return the members of a group that decide its range: those that have an override, or else all of them."""
+    own = sorted(n for n in group if n in state.ranging.overrides)
+    return own or sorted(group)
+
+
+def _seen_by(observer: Observer, array: npt.NDArray[np.generic]) -> TensorStats:
+    finite = array[np.isfinite(array)].astype(np.float32, copy=False)  # in one row: a histogram counts every value
+    observer.observe(finite)
+    return observer.stats()
 
 
 def clamps_of(plan: Plan) -> dict[str, Range]:

@@ -60,6 +60,23 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
+class Override:
+    """How the range of some tensors is chosen instead.
+
+    Attributes:
+        tensor: Which: a name, a glob or ``re:REGEX``.
+        calibrator: Name of the calibrator; None where ``range`` is given.
+        options: Its options.
+        range: The range itself, (low, high).
+    """
+
+    tensor: str
+    calibrator: str | None = None
+    options: Mapping[str, Scalar] = field(default_factory=dict)
+    range: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class About:
     """What a mode promises, in words: what the file holds, what computes, size and speed against float."""
 
@@ -85,12 +102,19 @@ class Recipe:
     portable: bool = False  # exact on every CPU: x86 without VNNI adds two products in 16 bits
     exclude: tuple[str, ...] = ()
     scheme: Scheme = Scheme()
+    overrides: tuple[Override, ...] = ()
     passes: tuple[Step, ...] = ()
 
     @property
     def form(self) -> str:
         """Which column of the kernel table applies: ``qdq`` or ``integer`` with 8-bit activations, ``wide`` with 16."""
         return "wide" if self.scheme.activations.dtype == "int16" else self.format
+
+    @property
+    def four_bits(self) -> bool:
+        """Tell whether weights are to have 4 bits."""
+        dtype = BY_NAME.get(self.scheme.weights.dtype)
+        return dtype is not None and dtype.bits == 4
 
     def enabled(self, name: str) -> bool:
         """Tell whether the pass ``name`` will run."""
@@ -121,6 +145,11 @@ def to_mapping(recipe: Recipe) -> dict[str, object]:
             **({"block_size": t.block_size} if t.granularity == "per-block" else {}),
         }
 
+    def override(o: Override) -> dict[str, object]:
+        if o.range is not None:
+            return {"tensor": o.tensor, "range": list(o.range)}
+        return {"tensor": o.tensor, "calibrator": o.calibrator, **o.options}
+
     return {
         "name": recipe.name,
         "summary": recipe.summary,
@@ -134,5 +163,6 @@ def to_mapping(recipe: Recipe) -> dict[str, object]:
         "portable": recipe.portable,
         "exclude": list(recipe.exclude),
         "scheme": {"activations": tensor(recipe.scheme.activations), "weights": tensor(recipe.scheme.weights)},
+        "overrides": [override(o) for o in recipe.overrides],
         "passes": [{s.name: dict(s.options) if s.enabled else "off"} for s in recipe.passes],
     }

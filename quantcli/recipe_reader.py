@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TypeVar
@@ -16,6 +17,7 @@ from quantcli.recipe import (
     IO_TYPES,
     NUMBERS,
     About,
+    Override,
     Recipe,
     Scheme,
     Step,
@@ -117,6 +119,7 @@ class _Reader:
                 self._tensor(self._mapping(scheme, "activations"), "scheme.activations", Scheme().activations),
                 self._tensor(self._mapping(scheme, "weights"), "scheme.weights", Scheme().weights),
             ),
+            overrides=tuple(self._override(o) for o in self._list(wanted, "overrides")),
             passes=tuple(self._step(s) for s in self._list(wanted, "passes")),
         )
 
@@ -134,6 +137,22 @@ class _Reader:
             narrow_range=self._typed(wanted, "narrow_range", bool, default.narrow_range),
             block_size=self._typed(wanted, "block_size", int, default.block_size),
         )
+
+    def _override(self, entry: object) -> Override:
+        expected = "{tensor: PATTERN, calibrator: NAME} or {tensor: PATTERN, range: [LOW, HIGH]}"
+        if not isinstance(entry, Mapping) or "tensor" not in entry or ("calibrator" in entry) == ("range" in entry):
+            raise RecipeError(f"{self._where}: overrides: expected {expected}, found {entry!r}")
+        tensor = self._typed(entry, "tensor", str, "")
+        if "calibrator" in entry:
+            name = self._typed(entry, "calibrator", str, "")
+            options = {k: v for k, v in entry.items() if k not in {"tensor", "calibrator"}}
+            return Override(tensor, name, options)
+        self._known(entry, ("tensor", "range"), "overrides.")
+        ends = [e for e in self._list(entry, "range") if isinstance(e, int | float) and not isinstance(e, bool)]
+        if len(ends) != 2 or len(entry["range"]) != 2 or not (-math.inf < ends[0] < ends[1] < math.inf):
+            at = self._at("range", entry)
+            raise RecipeError(f"{at}: overrides: range of {tensor!r} is {entry['range']!r}, expected [LOW, HIGH]")
+        return Override(tensor, range=(float(ends[0]), float(ends[1])))
 
     def _step(self, entry: object) -> Step:
         if isinstance(entry, str):

@@ -6,13 +6,13 @@ reconstructed operators before it make them. What is changed (weights, biases) i
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import numpy as np
 
-from quantcli import affine, feeding, graph, runtime
-from quantcli.metrics import Comparison
+from quantcli import affine, feeding, graph
+from quantcli.moments import arranged
 from quantcli.spool import spool_all
 from quantcli.walk import Part, Walk
 
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T", bound=np.generic)
-_EXACT_DB: Final = 200.0  # an output without any error
-_NOISE_DB: Final = 0.1  # per output; less may be the other way round on other samples
 _AFFORDABLE: Final = 20_000_000  # activations; small models can afford many samples
 
 
@@ -52,7 +50,7 @@ class Layer:
     """One linear unit of the quantized model with its inputs and its float target at hand."""
 
     def __init__(  # noqa: PLR0913, PLR0917 - built by reconstruct alone
-        self, unit: Unit, node: ir.Node, part: Part, target: Spool, state: State, model: Quantized
+        self, unit: Unit, node: ir.Node, part: Part, expected: Mapping[str, Spool], state: State, model: Quantized
     ) -> None:
         self.unit, self.node = unit, node
         self.weight_params = state.encodings.edges[(unit.node, 1)]
@@ -62,7 +60,8 @@ class Layer:
         if real is None:
             raise ValueError(f"the weight of {unit.node!r} is no constant")
         self._real = real
-        self._part, self._target, self._quantized = part, target, model
+        self._part, self._quantized = part, model
+        self._target, self._floats = expected[unit.output], expected[unit.inputs[0][1]]
         self._input = model.tensors[unit.inputs[0][1]]
         self._output = model.tensors.get(unit.output, unit.output)
         self._output_params = state.encodings.tensors.get(unit.output)  # None where the result is left in float
@@ -89,9 +88,7 @@ class Layer:
 
     def arranged(self, weight: npt.NDArray[T]) -> npt.NDArray[T]:
         """Return a weight as (groups, outputs of a group, inputs of an output)."""
-        groups = graph.int_attribute(self.node, "group", 1) if graph.is_onnx(self.node, "Conv") else 1
-        rows = np.moveaxis(weight, self.unit.axis, 0)
-        return rows.reshape(groups, len(rows) // groups, -1)
+        return arranged(weight, self.unit.axis, self.node)
 
     def shaped(self, integers: npt.NDArray[np.integer]) -> npt.NDArray[np.int8]:
         """Return integers in the arrangement of ``real_weight`` in that of the weight."""
@@ -116,6 +113,10 @@ class Layer:
         """Yield the integer input of every sample."""
         for outputs in self._part.run(also=[self._input], only=True):
             yield outputs[self._input]  # type: ignore[misc]
+
+    def float_inputs(self) -> Iterator[npt.NDArray[np.generic]]:
+        """Yield the input of every sample in the float model."""
+        return iter(self._floats)
 
     def errors(
         self, *, weight: npt.NDArray[np.int8] | None = None, bias: npt.NDArray[np.int64] | None = None
@@ -193,43 +194,11 @@ def reconstruct(state: State, quantized: Quantized, samples: int, tick: Tick) ->
     candidate = Walk(quantized.model, cuts, feeds, state.threads)
     try:
         for index, unit in enumerate(units):
-            expected = spool_all(reference.part(index).run(also=[unit.output]))
-            part = candidate.part(index)
-            yield Layer(unit, nodes[unit.node], part, expected[unit.output], state, quantized)
+            expected = spool_all(reference.part(index).run(also=[unit.inputs[0][1], unit.output]))
+            yield Layer(unit, nodes[unit.node], candidate.part(index), expected, state, quantized)
             candidate.finish(index, spool_all(candidate.part(index).run()))
             reference.finish(index, expected)
             tick(index + 1, len(units))
     finally:
         reference.close()
         candidate.close()
-
-
-def kept_if_better(state: State, changed: Quantized, samples: int) -> Quantized | None:
-    """Return the changed model, or None where its outputs are further from float than those of the state's model.
-
-    What lowers the error of every layer by itself may raise that of the model: errors of layers also cancel out.
-
-    Args:
-        state: With data and the quantized model as it was.
-        changed: The other one.
-        samples: Compared on this many samples, spread over the dataset.
-    """
-    if state.quantized is None or state.data is None:
-        return changed
-    reference = runtime.load(state.model, threads=state.threads)
-    models = (state.quantized, changed)
-    sessions = [runtime.load(m.model, threads=state.threads) for m in models]
-    floats = [o.name for o in reference.outputs if o.is_float32]
-    totals = [dict.fromkeys(floats, Comparison()) for _ in models]
-    for feed in state.data.take(samples):
-        expected = reference.run(feed)
-        for total, session, made in zip(totals, sessions, models, strict=True):
-            found = feeding.to_floats(session.run(feeding.to_integers(feed, made.boundary)), made.boundary)
-            total.update({n: total[n].add(expected[n], found[n]) for n in floats})
-    before, after = (sum(min(c.sqnr_db, _EXACT_DB) for c in total.values()) for total in totals)
-    return changed if after >= before - _NOISE_DB * len(floats) else None
-
-
-def copied(quantized: Quantized) -> Quantized:
-    """Return the same with a model of its own, so that changing it leaves the other alone."""
-    return replace(quantized, model=quantized.model.clone())

@@ -35,9 +35,7 @@ _NAMES: Final = (
     "FLOAT", "DOUBLE", "FLOAT16", "BOOL", "INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64"
 )  # fmt: skip
 _NATIVE: Final = frozenset(ir.DataType[name] for name in _NAMES)
-_SIZES: Final = (
-    "correct the shapes that the file declares: two tensors have one symbolic size there, and different ones"
-)
+_SIZES: Final = "correct the shapes that the file declares: two tensors have one symbolic size there, but differ in it"
 _REFUSED: Final = "see whether onnxruntime loads the float model by itself; if not, export it again"
 _BY_REFERENCE_TYPES: Final = _NATIVE | {ir.DataType.BFLOAT16, ir.DataType.INT4, ir.DataType.UINT4}
 _COPYING: Final = ("ConstantFolding", "FuseFp16InitializerToFp32NodeTransformer")  # optimizations that make constants

@@ -59,7 +59,14 @@ def _override_pass(mapping: dict[str, object], keys: list[str], value: str, sett
         steps[where] = {keys[0]: "off" if value == "off" else (old if isinstance(old, Mapping) else {})}
     else:
         old = steps[where][keys[0]]
-        steps[where] = {keys[0]: {**(old if isinstance(old, Mapping) else {}), keys[1]: _value(value, setting)}}
+        options = {keys[1]: _value(value, setting)}
+        steps[where] = {keys[0]: {**_kept(old if isinstance(old, Mapping) else {}, options), **options}}
+
+
+def _kept(old: Mapping[str, object], new: Mapping[str, object]) -> Mapping[str, object]:
+    """Return the options of a pass that still count: another calibrator has options of its own."""
+    other = "calibrator" in new and old.get("calibrator") != new["calibrator"]
+    return {} if other else old
 
 
 def _value(text: str, setting: str) -> object:

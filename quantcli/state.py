@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
 from quantcli.encodings import Encodings
+from quantcli.observations import Observations
 from quantcli.plan import Plan
 from quantcli.report import Entry, Report
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import numpy as np
     import numpy.typing as npt
     import onnx_ir as ir
 
+    from quantcli.bias_absorption import ChannelNormal
     from quantcli.data import RepresentativeDataset
     from quantcli.quant import QuantParams, QuantSpec, TensorStats
     from quantcli.recipe import Recipe
@@ -49,32 +51,76 @@ class Quantized:
     arithmetic: frozenset[str] = frozenset()
 
 
+FROM_SAMPLES: Final = frozenset({"data", "observations", "samples"})
+
+
+@dataclass(frozen=True, slots=True)
+class Ranging:
+    """How the range of each tensor is chosen.
+
+    Attributes:
+        calibrator: Chooses those of all tensors without an entry of their own; None takes what was seen.
+        overrides: By tensor, the calibrator that chooses its range, or that range.
+    """
+
+    calibrator: Calibrator | None = None
+    overrides: Mapping[str, Calibrator | tuple[float, float]] = field(default_factory=dict)
+
+    def of(self, tensor: str) -> Calibrator | tuple[float, float] | None:
+        """Return what decides the range of a tensor."""
+        return self.overrides.get(tensor, self.calibrator)
+
+
 @dataclass(frozen=True, slots=True)
 class State:
     """Everything known so far. Replaced by each pass, never changed.
 
     ``original`` is the user's model, ``model`` the prepared float one, ``quantized`` the result; ``inner`` are the
     parameters of tensors in bodies of control flow, which are quantized before the graph around them. ``runnable`` is
-    the original in other float types, where the runtime does not run it in its own.
+    the original in other float types, where the runtime does not run it in its own. ``data`` is what may be fed;
+    ``stand_in`` data only prove that a model runs, and what the user's samples show is known from ``observed``.
     """
 
     original: ir.Model
     model: ir.Model
     recipe: Recipe
     data: RepresentativeDataset | None = None
+    observed: Observations | None = None
+    stand_in: bool = False
     threads: int = 1
     plan: Plan = field(default_factory=Plan)
     stats: Mapping[str, TensorStats] = field(default_factory=dict)
+    ranging: Ranging = field(default_factory=Ranging)
     encodings: Encodings = field(default_factory=Encodings)
     inner: Mapping[str, QuantParams] = field(default_factory=dict)
     quantized: Quantized | None = None
     report: Report = field(default_factory=Report)
     runnable: ir.Model | None = None
+    normal: Mapping[str, ChannelNormal] = field(default_factory=dict)
 
     @property
     def reference(self) -> ir.Model:
         """The float model that results are compared with."""
         return self.runnable or self.original
+
+    @property
+    def observations(self) -> Observations | None:
+        """What can be known of the samples, or None."""
+        if self.observed is not None or self.data is None:
+            return self.observed
+        return Observations(self.data, len(self.data), self.data.description, self.data.synthetic)
+
+    @property
+    def given(self) -> frozenset[str]:
+        """What passes may need that is there from the beginning: see ``Pass.needs``."""
+        samples = {"samples"} if self.data is not None else set[str]()
+        real = {"data"} if self.data is not None and not self.stand_in else set[str]()
+        return frozenset(samples | real | ({"observations"} if self.observations is not None else set[str]()))
+
+    def in_float32(self) -> State:
+        """Return the state with samples whose arrays of other float types are fed as float32."""
+        data = replace(self.data, in_float32=True) if self.data is not None else None
+        return replace(self, data=data, observed=self.observed.in_float32() if self.observed is not None else None)
 
     def noted(self, *, warnings: tuple[str, ...] = (), notes: tuple[str, ...] = ()) -> State:
         """Return the state with warnings and notes added to its report; a text is said once."""
@@ -96,7 +142,11 @@ class Pass(Protocol):
 
     @property
     def needs(self) -> frozenset[str]:
-        """Names of what must be there before: ``data``, ``plan``, ``stats``, ``encodings``, ``quantized``."""
+        """Names of what must be there before: ``plan``, ``stats``, ``encodings``, ``quantized``, and of the samples.
+
+        Those are ``data`` for a pass that runs them itself, ``observations`` for one that learns of them through
+        ``State.observations`` alone, which saved statistics can answer, and ``samples`` where made-up ones do as well.
+        """
         ...
 
     @property
@@ -115,6 +165,15 @@ class OfParts(Protocol):
 
     def with_inner(self, inner: tuple[Pass, ...]) -> Pass:
         """Return the pass with what it does to a part."""
+        ...
+
+
+@runtime_checkable
+class Overridden(Protocol):
+    """A pass that chooses ranges, of some tensors otherwise than of the others."""
+
+    def with_overrides(self, overrides: Sequence[tuple[str, Calibrator | tuple[float, float]]]) -> Pass:
+        """Return the pass with the calibrator or the range of the tensors that match each pattern; the last counts."""
         ...
 
 
@@ -163,4 +222,17 @@ class Calibrator(Protocol):
 
     def range(self, stats: TensorStats, spec: QuantSpec) -> tuple[float, float]:
         """Return the (low, high) that the integers shall cover."""
+        ...
+
+
+@runtime_checkable
+class OfMethods(Calibrator, Protocol):
+    """A calibrator that chooses, tensor by tensor, among those that others would choose."""
+
+    def with_methods(self, methods: Mapping[str, Calibrator]) -> Calibrator:
+        """Return the calibrator that knows these others, by name."""
+        ...
+
+    def candidates(self, stats: TensorStats, spec: QuantSpec) -> Mapping[str, tuple[float, float]]:
+        """Return the ranges worth a trial by the name of the calibrator; the first stands until another beats it."""
         ...

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from quantcli import affine, graph
 from quantcli.errors import DatasetError, did_you_mean
-from quantcli.ranges import Range, clamps_of, clipped, stats_of
+from quantcli.ranges import Range, chosen, clamps_of, clipped, stats_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -146,9 +146,8 @@ def _grid(states: Mapping[str, State], members: Iterable[End]) -> tuple[float, i
     ranges: list[Range] = []
     for end in ends:
         state = states[end.signature]
-        seen = stats_of(end.tensor, graph.named_values(state.model.graph), state)
-        if seen.count:
-            ranges.append(clipped((seen.min, seen.max), clamps_of(state.plan).get(end.tensor)))
+        if stats_of(end.tensor, graph.named_values(state.model.graph), state).count:
+            ranges.append(clipped(chosen([end.tensor], state)[end.tensor], clamps_of(state.plan).get(end.tensor)))
     spec = states[ends[0].signature].plan.activations[ends[0].tensor]
     low, high = min((r[0] for r in ranges), default=0.0), max((r[1] for r in ranges), default=0.0)
     params = affine.choose_params(low, high, spec)

@@ -26,11 +26,12 @@ if TYPE_CHECKING:
     from quantcli.recipe import Recipe
     from quantcli.state import Calibrator, Instrument, State
 
-# Steps that depend on the state and their options alone, and options that count in one format of the recipe only.
+# Steps that depend on the state and their options alone, and options that count in one format of the recipe only, or
+# where weights have 4 bits.
 SHARED: Final[Mapping[str, Mapping[str, str]]] = {
     "widen": {},
     "modernize": {},
-    "convert_opset": {"qdq": "qdq"},
+    "convert_opset": {"qdq": "qdq", "four_bits": "four_bits"},
     "simplify": {},
     "fold_batch_norm": {},
     "canonicalize": {},
@@ -173,7 +174,8 @@ def _decided_by(step: NamedPass, recipe: Recipe) -> str | None:
     formats = SHARED.get(step.name)
     if formats is None or not is_dataclass(step.run):
         return None
-    counting = [f for f in fields(step.run) if formats.get(f.name, recipe.format) == recipe.format]
+    applying = {recipe.format} | ({"four_bits"} if recipe.four_bits else set())
+    counting = [f for f in fields(step.run) if formats.get(f.name, recipe.format) in applying]
     options = [(f.name, v) for f in counting if (v := getattr(step.run, f.name)) != f.default]
     return repr([*options, *((f, getattr(recipe, f)) for f in READ.get(step.name, ()))])
 
@@ -237,7 +239,7 @@ def _with_part(state: State, seen: State, warnings: tuple[str, ...]) -> State:
     stats = {t: s for t, s in seen.stats.items() if t in state.plan.activations or t not in seen.plan.activations}
     timings = {**state.report.timings, CALIBRATE: seen.report.timings[CALIBRATE]}
     report = replace(state.report, feeds=seen.report.feeds, timings=timings)
-    return replace(state, stats=stats, report=report).noted(warnings=warnings)
+    return replace(state, stats=stats, ranging=seen.ranging, report=report).noted(warnings=warnings)
 
 
 def _ended(at: Reached, asked: Options, watchers: Sequence[Instrument]) -> State:

@@ -61,7 +61,7 @@ class Walk:
     def finish(self, index: int, results: Mapping[str, Spool]) -> None:
         """Take the results of a part that later parts read, and let go of what nobody reads any more."""
         for name, spool in results.items():
-            if self._last_use.get(name, -1) > index:
+            if self._last_use.get(name, -1) > index and name not in self._live:
                 self._live[name] = spool
             else:
                 spool.close()

@@ -72,7 +72,7 @@ def test_labels_without_a_classifier_are_refused(tmp_path):
     )
     data = open_dataset(tmp_path / "data.yaml", [InputSpec("x", np.dtype("float32"), (1, 8))])
     with pytest.raises(DatasetError, match="no output is one score for each class"):
-        accuracy.check_labels(session, data)
+        accuracy.with_fitting_labels(session, data)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import pytest
 
 import quantcli
 from quantcli import modes, pipeline, plugins
+from quantcli.state import FROM_SAMPLES
 
 PACKAGE = Path(quantcli.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -25,7 +26,8 @@ MOST_PARAMETERS = 5
 VAGUE = {"utils", "util", "helpers", "helper", "common", "misc", "types", "inspect", "base", "core"}
 HEAVY = ("numpy", "onnx", "onnx_ir", "onnxruntime", "rich", "yaml", "PIL")
 TERMINAL = "cli/terminal.py"  # the door to stdout and stderr
-ENVIRONMENT = (  # shell completion, whether the terminal can draw, and where onnxruntime's telemetry can be turned off
+ENVIRONMENT = (  # completion, whether the terminal can draw, where caches are, and where telemetry can be turned off
+    "cache.py",
     "cli/boundary.py",
     TERMINAL,
     "runtime.py",
@@ -191,9 +193,7 @@ def test_a_plug_in_is_frozen_options_with_defaults(target):
 @pytest.mark.parametrize("mode", modes.names())
 def test_the_passes_of_a_mode_fit_together(mode):
     recipe = modes.resolve(mode)
-    pipeline.check(
-        plugins.passes_of(recipe), has=frozenset({"data"})
-    )  # a mode without calibration is verified on trials
+    pipeline.check(plugins.passes_of(recipe), has=FROM_SAMPLES)  # a mode without calibration is verified on trials
 
 
 @pytest.mark.parametrize("mode", modes.names())
@@ -233,17 +233,20 @@ def test_the_package_itself_loads_nothing_at_all():
     assert [name for name in loaded if name.partition(".")[0] in HEAVY or name.startswith("quantcli.")] == []
 
 
-def test_a_conversion_leaves_nothing_in_the_home_folder(tmp_path):
+@pytest.mark.parametrize(("options", "left"), [((), {".cache", ".cache/quantcli"}), (("--no-cache",), set())])
+def test_a_conversion_leaves_nothing_but_its_cache_in_the_home_folder(tmp_path, options, left):
     """onnxruntime 1.31 would leave a device id and a telemetry database there, and warn where it cannot."""
     (tmp_path / "home").mkdir()
     (tmp_path / "work").mkdir()
-    own = ("ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME")
+    own = ("ORT_DISABLE_TELEMETRY", "QUANT_CACHE_DIR", "XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME")
     clean = {k: v for k, v in os.environ.items() if k not in own}
-    command = [sys.executable, "-m", "quantcli", "convert", "--quiet", "--samples", "2", "--threads", "1"]
+    command = [sys.executable, "-m", "quantcli", "convert", "--quiet", "--samples", "2", "--threads", "1", *options]
     subprocess.run(  # noqa: S603 - ours
         command, cwd=tmp_path / "work", env={**clean, "HOME": str(tmp_path / "home")}, check=True, timeout=60
     )
-    assert [str(p.relative_to(tmp_path)) for p in (tmp_path / "home").rglob("*")] == []
+    found = {str(p.relative_to(tmp_path / "home")) for p in (tmp_path / "home").rglob("*")}
+    assert {name for name in found if not name.startswith(".cache/quantcli/")} == left
+    assert len(found) > len(left) or not left
 
 
 ALONE = """

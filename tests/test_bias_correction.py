@@ -10,7 +10,7 @@ import models
 import numpy as np
 import pytest
 
-from quantcli import graph, reconstruction
+from quantcli import graph, proof, reconstruction
 from quantcli.passes.bias_correction import BiasCorrection
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def test_a_deliberate_shift_is_found_and_taken_off(bench):
     before = emitted(bench, gemm())
     right = bias_of(before).copy()
     shift = np.array([4000, -4000, 0, 2500, 0, -1], np.int32)
-    made = reconstruction.copied(before.quantized)
+    made = proof.copied(before.quantized)
     (name,) = made.biases.values()
     graph.set_initializer(made.model.graph.initializers[name], right + shift)
     after = BiasCorrection()(replace(before, quantized=made), quiet)

@@ -24,15 +24,17 @@ def reached(model, feeds):
     node = next(n for n in made.graph if n.name == "flow")
     inside = {b.attribute: (b, bodies.as_model(b, made)) for b in bodies.bodies_of(node)}
     specs = [InputSpec(n, np.dtype(x.dtype), x.shape) for n, x in feeds[0].items()]
-    with body_runs.samples(made, inside, from_arrays(feeds, specs), 1) as found:
-        yield found, inside
+    data = from_arrays(feeds, specs)
+    with body_runs.samples(made, inside, data, 1) as found:
+        yield found, inside, list(data)
 
 
 def test_a_branch_sees_the_samples_that_take_it():
     model = flow.branches()
     feeds = flow.both_ways(model)
-    with reached(model, feeds) as (found, _):
-        for attribute, expected in (("then_branch", feeds[::2]), ("else_branch", feeds[1::2])):
+    with reached(model, feeds) as (found, _, fed):
+        for attribute, taken in (("then_branch", True), ("else_branch", False)):
+            expected = [feed for feed in fed if bool(feed["c"]) is taken]
             seen = [feed["x"] for feed in found[attribute]]
             assert len(found[attribute]) == len(expected)
             for one, other in zip(seen, expected, strict=True):
@@ -42,7 +44,7 @@ def test_a_branch_sees_the_samples_that_take_it():
 def test_a_branch_that_is_not_taken_has_no_samples():
     model = flow.branches()
     feeds = [{**feed, "c": np.asarray(0, np.bool_)} for feed in models.samples(model, count=2)]
-    with reached(model, feeds) as (found, _):
+    with reached(model, feeds) as (found, _, _):
         assert found["then_branch"] is None
         assert len(found["else_branch"]) == 2
 
@@ -52,10 +54,10 @@ def test_turns_carry_the_state_on(make):
     """The body, run on the feeds that were written down, gives what the operator collects."""
     model = make()
     feeds = models.samples(model, count=2)
-    with reached(model, feeds) as (found, inside):
+    with reached(model, feeds) as (found, inside, fed):
         session = runtime.load(inside["body"][1])
         seen = [session.run(feed)["seen"] for feed in found["body"]]
-        collected = [run(model, feed)["all"] for feed in feeds]
+        collected = [run(model, feed)["all"] for feed in fed]
         np.testing.assert_allclose(np.stack(seen), np.concatenate(collected), atol=1e-5)
 
 
@@ -65,13 +67,13 @@ def test_a_loop_may_stop_by_itself():
     body.initializer.append(models.initializer("last", np.asarray(2, np.int64)))
     stop = next(n for n in body.node if list(n.output) == ["on"])
     stop.op_type, stop.input[:] = "Less", ["i", "last"]
-    with reached(model, models.samples(model, count=1)) as (found, _):
+    with reached(model, models.samples(model, count=1)) as (found, _, _):
         assert len(found["body"]) == 3
 
 
 def test_turns_are_read_as_often_as_needed():
     model = flow.loop()
-    with reached(model, models.samples(model, count=2)) as (found, _):
+    with reached(model, models.samples(model, count=2)) as (found, _, _):
         once, again = ([feed["v"].copy() for feed in found["body"]] for _ in range(2))
         assert len(once) == 6
         for one, other in zip(once, again, strict=True):

@@ -139,10 +139,13 @@ def test_a_converter_converts_as_often_as_it_is_asked(converter):
     assert converter.convert() == converter.convert()
 
 
-def test_a_function_that_can_be_called_only_once_is_refused_and_not_misread(converter):
+def test_a_generator_that_can_be_run_only_once_is_not_misread(converter):
+    """All its samples count, the first one too; there is nothing left of it for a second conversion."""
+    whole = converter.convert()
     used = by_name()
     converter.representative_dataset = lambda: used
-    with pytest.raises(DatasetError):
+    assert converter.convert() == whole
+    with pytest.raises(DatasetError, match="0 samples"):
         converter.convert()
 
 

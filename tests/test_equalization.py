@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from quantcli.equalization import HEADROOM, LARGEST, ChannelStats, Reading, best_factors, limits, noise
 
@@ -69,3 +72,20 @@ def test_channels_that_nothing_linear_reads_take_all_that_is_free():
     most = limits([seen], None)
     np.testing.assert_array_equal(best_factors(most, []), most)
     assert best_factors(np.ones(3), []) is None
+
+
+@given(arrays(np.float64, st.integers(1, 12), elements=st.floats(1.0, LARGEST)))
+def test_the_whole_of_the_factors_levels_all_channels(high):
+    most = limits([stats(high)], None)
+    np.testing.assert_allclose(high * most, high.max())
+
+
+@given(arrays(np.float64, (4, 6), elements=st.floats(0.0, 1e6)), st.sampled_from([None, 6.0, 1e5]))
+def test_factors_never_shrink_a_channel_nor_move_it_over_a_clip(high, bound):
+    tensors = [stats(row) for row in high]
+    most = limits(tensors, bound)
+    assert np.all((most >= 1.0 - 1e-12) & (most <= LARGEST))
+    for row in high:
+        assert np.all(row * most <= max(row.max(), 1e-300) * (1 + 1e-12))
+    if bound is not None:
+        assert np.all((most == 1.0) | (high[0] * most <= bound))

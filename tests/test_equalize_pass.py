@@ -38,6 +38,17 @@ def test_the_float_function_stays(state):
         assert Comparison().add(before.run(feed)["y"], after.run(feed)["y"]).sqnr_db > 100
 
 
+def test_the_function_of_normalized_channels_stays_to_a_part_in_100000(bench):
+    state = bench.convert(normalized(), "full-integer", "passes.equalize=off").result.state
+    found = equalized(state)
+    assert "a" in found.report.equalized
+    before, after = (runtime.load(s.model) for s in (state, found))
+    total = Comparison()
+    for feed in state.data:
+        total = total.add(before.run(feed)["y"], after.run(feed)["y"])
+    assert total.sqnr_db > 100
+
+
 def test_the_channels_come_closer(state):
     def spread(model):
         session = runtime.load(model, outputs=["r"])

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from quantcli import graph, reconstruction
+from quantcli.passes.adaround import Adaround
 from quantcli.passes.gptq import Gptq
 
 if TYPE_CHECKING:
@@ -97,11 +98,12 @@ def weight_of(state: State, index: int = 0) -> np.ndarray:
     return graph.constant(state.quantized.model.graph.initializers[name])
 
 
+@pytest.mark.parametrize("rounding", [Gptq(), Adaround(iterations=50)], ids=["gptq", "adaround"])
 @pytest.mark.parametrize("form", conversion.FORMATS)
 @pytest.mark.parametrize("name", OPERATORS)
-def test_no_channel_gets_worse_and_the_layer_gets_better(bench, name, form):
+def test_no_channel_gets_worse_and_the_layer_gets_better(bench, name, form, rounding):
     before = emitted(bench, name, form)
-    after = Gptq()(before, quiet)
+    after = rounding(before, quiet)
     (old,), (new,) = squares(before), squares(after)
     assert np.all(new <= old)
     assert new.sum() < old.sum()

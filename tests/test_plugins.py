@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import pytest
 
-from quantcli import plugins
+from quantcli import foreign, plugins
 from quantcli.errors import RecipeError
 from quantcli.recipe import Recipe, Step
 
@@ -32,6 +32,12 @@ class Foreign:
 class ForeignCalibrator:
     """A calibrator of another package."""
 
+    def observer(self, spec):
+        return spec
+
+    def range(self, stats, spec):
+        return stats, spec
+
 
 class Plain:
     """A pass of another package that is no dataclass."""
@@ -40,6 +46,10 @@ class Plain:
 
     def __init__(self, strength=1):
         self.strength = strength
+
+    def __call__(self, state, tick):
+        del tick
+        return state
 
 
 @pytest.fixture
@@ -50,7 +60,7 @@ def elsewhere(monkeypatch):
         EntryPoint("emit", f"{__name__}:Foreign", "quantcli.passes"),
         EntryPoint("foreign", f"{__name__}:ForeignCalibrator", "quantcli.calibrators"),
     ]
-    monkeypatch.setattr(plugins, "entry_points", lambda *, group: [p for p in points if p.group == group])
+    monkeypatch.setattr(foreign, "entry_points", lambda *, group: [p for p in points if p.group == group])
 
 
 def made(name, **options):

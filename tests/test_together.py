@@ -277,9 +277,10 @@ def test_a_shared_pass_that_reads_the_recipe_reads_what_is_listed(name):
     assert set(re.findall(r"recipe(\.?\w*)", source)) == {f".{field}" for field in together.READ[name]}
 
 
-def test_converting_the_opset_reads_the_format_alone():
+def test_converting_the_opset_reads_the_format_and_the_bits_alone():
     source = inspect.getsource(import_module(plugins.PASSES["convert_opset"].partition(":")[0]))
-    assert source.count("state.recipe.") == source.count("state.recipe.format") == 1
+    read = [source.count(f"state.recipe.{name}") for name in ("", "format", "four_bits")]
+    assert read == [2, 1, 1]
 
 
 class ByBits:

@@ -16,8 +16,12 @@ from quantcli.cli.lazy import LazyGroup
 
 COMMANDS: Final = {
     "convert": ("quantcli.cli.convert", "Convert a float ONNX model into a verified integer one."),
+    "calibrate": ("quantcli.cli.calibrate", "Save what real samples show of a model, for any number of conversions."),
+    "data": ("quantcli.cli.data", "Show what a representative dataset feeds, and what is suspicious about it."),
     "advise": ("quantcli.cli.advise", "Recommend a mode for a model, with reasons and what it would lose."),
+    "analyze": ("quantcli.cli.analyze", "Compare ways to quantize a model, side by side."),
     "modes": ("quantcli.cli.modes", "List the modes, or show the recipe of one."),
+    "cache": ("quantcli.cli.cache", "Show or empty the cache of what samples showed."),
 }
 HELP: Final = """Convert float ONNX models into integer ones that are verified before they are written.
 

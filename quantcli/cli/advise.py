@@ -31,12 +31,8 @@ WIDTH: Final = 160
 GROUPS: Final = {
     "What for": (
         click.Argument(["model"], type=FILE, required=False),
-        click.Option(
-            ["--representative-dataset"],
-            type=FILE,
-            metavar="SPEC",
-            help="Samples that are at hand: a YAML spec, an .npz of arrays by input name, or a folder of .npz feeds.",
-        ),
+        options.dataset_option("Samples that are at hand"),
+        options.image_preset_option(),
         click.Option(
             ["--target"],
             type=click.Choice(TARGETS),
@@ -53,20 +49,14 @@ GROUPS: Final = {
 }
 
 
-def _advise(
-    model: Path | None,
-    representative_dataset: Path | None,
-    target: str,
-    custom_op_libs: tuple[Path, ...],
-    *,
-    json: bool,
-) -> None:
+@click.pass_context
+def _advise(context: click.Context, /, **_: object) -> None:
     deferred.put_off()
     from quantcli import api, documents  # noqa: PLC0415 - help must not load onnxruntime
 
-    advice = api.advise(
-        model, representative_dataset=representative_dataset, target=target, custom_op_libs=custom_op_libs
-    )
+    given = dict(context.params)
+    json = given.pop("json")
+    advice = api.advise(given.pop("model"), **given)
     if json:
         terminal.say(documents.text(asdict(advice)).rstrip("\n"))
     else:

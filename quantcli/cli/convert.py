@@ -27,7 +27,7 @@ that is too large for one file into OUT.onnx.data beside it.
 
 \b
 Exit codes: 0 verified output written, 1 quality below --min-sqnr, 2 usage,
-3 bad model, data or recipe, 4 impossible in this mode, 70 a bug of ours, 130 interrupted.
+3 bad model, data, recipe or statistics, 4 impossible in this mode, 70 a bug of ours, 130 interrupted.
 """
 IO_TYPES: Final = click.Choice(("float32", "float16", "int8", "uint8", "int16"))
 FILE: Final = click.Path(path_type=Path)
@@ -69,12 +69,8 @@ GROUPS: Final = {
         ),
     ),
     "Calibration data": (
-        click.Option(
-            ["--representative-dataset"],
-            type=FILE,
-            metavar="SPEC",
-            help="Real samples: a YAML spec, an .npz of arrays by input name, or a folder of .npz feeds.",
-        ),
+        options.dataset_option("Real samples"),
+        options.image_preset_option(),
         click.Option(
             ["--random-data"],
             type=click.IntRange(1, 100_000),
@@ -82,10 +78,28 @@ GROUPS: Final = {
             help="Calibrate on N random samples instead; for trials only, the accuracy means nothing.",
         ),
         click.Option(
+            ["--data-free"],
+            is_flag=True,
+            help="Calibrate on samples made from what the model says of its data; real ones give more accuracy.",
+        ),
+        click.Option(
             ["--samples"],
             type=click.IntRange(1),
             metavar="N",
             help="Use at most N samples.  [default: all of the spec]",
+        ),
+        click.Option(
+            ["--stats"],
+            type=FILE,
+            metavar="FILE",
+            help="Take ranges from statistics that 'quant calibrate' saved, instead of running the model.",
+        ),
+        click.Option(
+            ["--no-cache", "cache"],
+            is_flag=True,
+            flag_value=False,
+            default=True,
+            help="Neither look up what was seen of these samples before nor keep it ('quant cache').",
         ),
         click.Option(["--calibrator"], metavar="NAME", help="How ranges are chosen.  [default: the mode's]"),
     ),
@@ -102,6 +116,7 @@ GROUPS: Final = {
             metavar="FILE",
             help="A recipe file instead of a mode ('quant modes show' prints one).",
         ),
+        options.preset_option(images=True),
         click.Option(
             ["--set", "settings"],
             multiple=True,
@@ -145,7 +160,7 @@ def _convert(context: click.Context, /, **_: object) -> None:
     _check(context)
     both = asked["io"]
     types = {side: asked[side] or both for side in ("input_type", "output_type")}
-    chosen = api.Options(**{f.name: asked[f.name] for f in fields(api.Options)} | types)
+    chosen = api.Options(**{f.name: asked[f.name] for f in fields(api.Options)} | types | options.presets_of(asked))
     several = _several(asked["model"], asked["representative_dataset"])
     if asked["mode"] == options.ALL:
         _check_alone(several)

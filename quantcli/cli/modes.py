@@ -35,10 +35,10 @@ def _row(recipe: Recipe) -> tuple[str, ...]:
     return recipe.name, needed, ", ".join(recipe.io_types), about.stores, about.computes, about.size, about.speed
 
 
-def _show(name: str) -> None:
+def _show(name: str, preset: str | None) -> None:
     from quantcli import modes  # noqa: PLC0415 - help must not load the YAML reader
 
-    terminal.say(modes.resolve(name).dump().rstrip("\n"))
+    terminal.say(modes.resolve(name, preset_name=preset).dump().rstrip("\n"))
 
 
 command: Final = click.Group(
@@ -49,6 +49,10 @@ command.add_command(
         "show",
         callback=_show,
         help=SHOW_HELP,
-        params=[click.Argument(["name"], shell_complete=options.complete_modes), options.debug_option()],
+        params=[
+            click.Argument(["name"], shell_complete=options.complete_modes),
+            options.preset_option(),
+            options.debug_option(),
+        ],
     )
 )

@@ -5,7 +5,9 @@ Knows numpy, images and YAML; must not know onnx or onnxruntime.
 
 from __future__ import annotations
 
+from quantcli.data.batches import batch_size, rows
 from quantcli.data.dataset import RepresentativeDataset
+from quantcli.data.guessing import guess_inputs
 from quantcli.data.inputs import Feed, InputSpec
 from quantcli.data.memory import from_arrays, from_callable
 from quantcli.data.opening import open_dataset, open_signature
@@ -19,12 +21,15 @@ __all__ = [
     "RepresentativeDataset",
     "Signature",
     "Signatures",
+    "batch_size",
     "from_arrays",
     "from_callable",
+    "guess_inputs",
     "guesses",
     "is_signatures",
     "open_dataset",
     "open_signature",
     "random_dataset",
     "read_signatures",
+    "rows",
 ]

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
-
 from quantcli.data import npz
-from quantcli.data.files import sha256
 from quantcli.data.inputs import InputSpec, conform, dtype_mismatch, fit_shape, is_text, takes
 from quantcli.data.preprocess import Preprocess, cast
 from quantcli.errors import DatasetError
@@ -18,6 +14,8 @@ from quantcli.errors import DatasetError
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
     from pathlib import Path
+
+    import numpy as np
 
     from quantcli.data.inputs import Feed
     from quantcli.data.spec import NpzInput
@@ -40,12 +38,6 @@ class Column(Protocol):
     def read(self, indices: Sequence[int]) -> Generator[np.ndarray, None, None]:
         """Yield the validated samples of these ascending numbers."""
 
-    def check(self, indices: Sequence[int]) -> None:
-        """Raise what reading would raise, as cheaply as can be."""
-
-    def fingerprint(self, indices: Sequence[int]) -> Iterator[bytes]:
-        """Yield what decides the content of these samples."""
-
 
 @dataclass(frozen=True, slots=True)
 class Columns:
@@ -64,16 +56,6 @@ class Columns:
             readers = [stack.enter_context(closing(column.read(indices))) for column in self.columns]
             for arrays in zip(*readers, strict=True):
                 yield dict(zip(names, arrays, strict=True))
-
-    def check(self, indices: Sequence[int]) -> None:
-        """Check each column."""
-        for column in self.columns:
-            column.check(indices)
-
-    def fingerprint(self, indices: Sequence[int]) -> Iterator[bytes]:
-        """Yield the parts of each column."""
-        for column in self.columns:
-            yield from column.fingerprint(indices)
 
 
 def side_by_side(columns: Sequence[Column], where: str) -> Columns:
@@ -125,17 +107,6 @@ class NpzColumn:
             for index, array in zip(indices, rows, strict=True):
                 where = f"sample {index} ({self.place})"
                 yield conform(cast(self.preprocess(array), self.spec, where), self.spec, where)
-
-    def check(self, indices: Sequence[int]) -> None:
-        """Stream through the file: only the values tell a NaN."""
-        for _ in self.read(indices):
-            pass
-
-    def fingerprint(self, indices: Sequence[int]) -> Iterator[bytes]:
-        """Yield the options, the numbers of the samples and the content of the file."""
-        yield json.dumps({"input": self.spec.name, "array": self.key, **asdict(self.preprocess)}).encode()
-        yield np.asarray(indices, "<i8").tobytes()
-        yield sha256(self.path)
 
 
 def npz_column(spec: InputSpec, path: Path, options: NpzInput) -> NpzColumn:

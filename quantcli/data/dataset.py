@@ -1,4 +1,4 @@
-"""The representative dataset as a value: which samples of a source are fed, and in which order.
+"""The representative dataset as a value: which samples of a source are fed.
 
 Knows neither files nor formats; a source does.
 """
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from quantcli.errors import DatasetError
+from quantcli.data.selection import require_positive
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -29,40 +29,13 @@ class Source(Protocol):
         """Yield the validated samples of these ascending numbers, holding one at a time."""
 
     def check(self, indices: Sequence[int]) -> None:
-        """Raise what reading would raise, as cheaply as can be."""
+        """Raise what reading would raise."""
 
     def fingerprint(self, indices: Sequence[int]) -> Iterator[bytes]:
-        """Yield what decides the content of these samples, whatever folder they are in."""
+        """Yield what decides the content of these samples, wherever they come from."""
 
-
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """Which samples of a source are fed.
-
-    Attributes:
-        samples: At most this many; None for all.
-        seed: Drawn at random without replacement; None for the first ones.
-        takes: Evenly spread parts of the selection, one after the other.
-    """
-
-    samples: int | None = None
-    seed: int | None = None
-    takes: tuple[int, ...] = ()
-
-    def of(self, count: int) -> Sequence[int]:
-        """Return the selected numbers out of ``range(count)``, ascending."""
-        chosen = self._drawn(count)
-        for n in self.takes:
-            chosen = chosen if n >= len(chosen) else [chosen[i * len(chosen) // n] for i in range(n)]
-        return chosen
-
-    def _drawn(self, count: int) -> Sequence[int]:
-        if self.samples is None or self.samples >= count:
-            return range(count)
-        if self.seed is None:
-            return range(self.samples)
-        drawn = np.random.default_rng(self.seed).choice(count, self.samples, replace=False)
-        return [int(i) for i in np.sort(drawn)]
+    def labels(self) -> Sequence[int]:
+        """Return the class index of each sample; empty where they have none."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,19 +45,21 @@ class RepresentativeDataset:
     Attributes:
         description: What it is, for the report: ``calib.yaml``.
         source: Where the samples come from.
-        selection: Which of them are fed.
+        takes: Evenly spread parts of the source, one after the other.
         synthetic: Whether the samples are made up.
         warnings: What the user should know.
-        labels: Class index of every sample of the source; empty where there are none.
+        implied: Whether the labels are only how files lie in folders.
+        unlabelled: Whether the labels of the source do not count.
         in_float32: Whether arrays of other float types are fed as float32.
     """
 
     description: str
     source: Source
-    selection: Selection = Selection()
+    takes: tuple[int, ...] = ()
     synthetic: bool = False
     warnings: tuple[str, ...] = ()
-    labels: tuple[int, ...] = ()
+    implied: bool = False
+    unlabelled: bool = False
     in_float32: bool = False
 
     def __len__(self) -> int:
@@ -95,7 +70,7 @@ class RepresentativeDataset:
         return map(_in_float32, samples) if self.in_float32 else samples
 
     def check(self) -> None:
-        """Validate the selected samples in one cheap pass: arrays are read, images only opened.
+        """Validate the samples.
 
         Raises:
             DatasetError: A sample does not fit the model, or cannot be read.
@@ -103,43 +78,49 @@ class RepresentativeDataset:
         self.source.check(self._indices())
 
     def digest(self) -> str:
-        """Return the sha256 of what feeds the selected samples, independent of folders."""
+        """Return the sha256 of what is fed, whatever files, order or kind of source it comes from."""
         total = hashlib.sha256()
         for part in self.source.fingerprint(self._indices()):
             total.update(len(part).to_bytes(8, "little"))  # framed: parts cannot run into each other
             total.update(part)
         return total.hexdigest()
 
+    def duplicates(self) -> int:
+        """Return how many samples are equal to an earlier one."""
+        keys = list(self.source.fingerprint(self._indices()))
+        return len(keys) - len(set(keys))
+
     def take(self, n: int) -> RepresentativeDataset:
-        """Return at most ``n`` samples, evenly spread over the selection.
+        """Return at most ``n`` samples, evenly spread over those there are.
 
         Raises:
             DatasetError: ``n`` is not at least 1.
         """
         if require_positive(n, "take") >= len(self):
             return self
-        selection = replace(self.selection, takes=(*self.selection.takes, n))
-        return replace(self, description=f"{n} samples of {self.description}", selection=selection)
+        return replace(self, description=f"{n} samples of {self.description}", takes=(*self.takes, n))
+
+    def without_labels(self, why: str) -> RepresentativeDataset:
+        """Return the same samples without classes, and the reason as a warning."""
+        return replace(self, unlabelled=True, warnings=(*self.warnings, why))
+
+    @property
+    def labels(self) -> tuple[int, ...]:
+        """The class index of every sample of the source; empty where there are none."""
+        return () if self.unlabelled else tuple(self.source.labels())
 
     def classes(self) -> list[int]:
-        """Return the class indices of the selected samples; empty where there are no labels."""
-        return [self.labels[i] for i in self._indices()] if self.labels else []
+        """Return the class indices of the samples, in their order; empty where there are no labels."""
+        labels = self.labels
+        return [labels[i] for i in self._indices()] if labels else []
 
     def _indices(self) -> Sequence[int]:
-        return self.selection.of(self.source.count())
+        chosen: Sequence[int] = range(self.source.count())
+        for n in self.takes:
+            chosen = chosen if n >= len(chosen) else [chosen[i * len(chosen) // n] for i in range(n)]
+        return chosen
 
 
 def _in_float32(feed: Feed) -> Feed:
     with np.errstate(over="ignore"):
         return {n: x.astype(np.float32, copy=False) if x.dtype.kind == "f" else x for n, x in feed.items()}
-
-
-def require_positive(number: int, name: str) -> int:
-    """Return the number of samples asked for.
-
-    Raises:
-        DatasetError: It is not at least 1.
-    """
-    if number < 1:
-        raise DatasetError(f"{name}: {number} samples asked for, expected at least 1", hint="Ask for 1 or more.")
-    return number

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from quantcli.data import npz
-from quantcli.data.files import sha256
 from quantcli.data.inputs import InputSpec, conform, require_names
 
 if TYPE_CHECKING:
@@ -31,16 +30,6 @@ class FeedFiles:
         """Load one file at a time."""
         for index in indices:
             yield self._feed(index)
-
-    def check(self, indices: Sequence[int]) -> None:
-        """Load each file: only the values tell a NaN."""
-        for _ in self.read(indices):
-            pass
-
-    def fingerprint(self, indices: Sequence[int]) -> Iterator[bytes]:
-        """Yield the content of the selected files."""
-        for index in indices:
-            yield sha256(self.paths[index])
 
     def _feed(self, index: int) -> Feed:
         path = self.paths[index]

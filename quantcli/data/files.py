@@ -1,4 +1,4 @@
-"""Files as the dataset sees them: found by a pattern, hashed, and read with one kind of error.
+"""Files as the dataset sees them: found by a pattern, and read with one kind of error.
 
 Knows no format.
 """
@@ -6,7 +6,6 @@ Knows no format.
 from __future__ import annotations
 
 import glob
-import hashlib
 import struct
 import tokenize
 import zipfile
@@ -58,16 +57,6 @@ def reading(
             f"{path}: cannot be read ({reason}), expected {expected}",
             hint=hint or "Check the path, and write the file again if it is damaged.",
         ) from error
-
-
-def sha256(path: Path) -> bytes:
-    """Return the sha256 of a file's content.
-
-    Raises:
-        DatasetError: It cannot be read.
-    """
-    with reading(path, "a file"), path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
 
 
 def matching(pattern: str, folder: Path, where: str) -> tuple[Path, ...]:

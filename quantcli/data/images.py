@@ -1,19 +1,18 @@
-"""Images as the samples of one graph input; the only module that knows Pillow, imported on first use."""
+"""Images as samples of a graph input; the only module that knows Pillow, imported on first use."""
 
 from __future__ import annotations
 
-import json
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
-from quantcli.data.files import reading, sha256
-from quantcli.data.inputs import InputSpec, conform, fit_shape
+from quantcli.data.files import reading
+from quantcli.data.framing import Color, Framing, Picture
+from quantcli.data.inputs import InputSpec, conform
 from quantcli.data.preprocess import cast
-from quantcli.data.spec import Color, ImagesInput
 from quantcli.errors import DatasetError
 
 if TYPE_CHECKING:
@@ -33,12 +32,8 @@ class ImageColumn:
 
     spec: InputSpec
     paths: tuple[Path, ...]
-    options: ImagesInput
-
-    @property
-    def place(self) -> str:
-        """Where the samples are, for messages."""
-        return f"{self.options.where}, {self.options.pattern}"
+    picture: Picture
+    place: str
 
     def count(self) -> int:
         """Return the number of files."""
@@ -47,31 +42,33 @@ class ImageColumn:
     def read(self, indices: Sequence[int]) -> Generator[np.ndarray, None, None]:
         """Decode one image at a time."""
         for index in indices:
-            where = self._where(index)
-            array = self.options.preprocess(_pixels(self.paths[index], self.options))
-            yield conform(cast(self._batched(array), self.spec, where), self.spec, where)
+            yield read_image(self.paths[index], self.spec, self.picture, f"sample {index} ({self.paths[index]})")
 
-    def check(self, indices: Sequence[int]) -> None:
-        """Open each file without decoding it: mode and size are in the header."""
-        for index in indices:
-            with _opened(self.paths[index]) as image:
-                width, height = image.size
-            height, width = self.options.resize or (height, width)
-            shape = self.options.preprocess.shape((height, width, self.options.color.channels), self.place)
-            fit_shape(shape, self.spec, self._where(index))
 
-    def fingerprint(self, indices: Sequence[int]) -> Iterator[bytes]:
-        """Yield the options and the content of the selected files."""
-        options = {"color": self.options.color, "resize": self.options.resize}
-        yield json.dumps({"input": self.spec.name, **options, **asdict(self.options.preprocess)}).encode()
-        for index in indices:
-            yield sha256(self.paths[index])
+def read_image(path: Path, spec: InputSpec, picture: Picture, where: str) -> np.ndarray:
+    """Return an image file as the input takes it.
 
-    def _where(self, index: int) -> str:
-        return f"sample {index} ({self.paths[index]})"
+    Raises:
+        DatasetError: It is none, or does not fit the input.
+    """
+    array = picture.preprocess(_pixels(path, picture))
+    array = array[None] if spec.shape is None else array  # no rank to compare with: images come in batches
+    return conform(cast(array, spec, where), spec, where)
 
-    def _batched(self, array: np.ndarray) -> np.ndarray:
-        return array[None] if self.spec.shape is None else array  # no rank to compare with: images come in batches
+
+@dataclass(frozen=True, slots=True)
+class Png:
+    """A picture to write: uint8 (H, W, 3)."""
+
+    pixels: np.ndarray
+
+    def write_to(self, stream: IO[bytes]) -> None:
+        """Write it.
+
+        Raises:
+            OSError: The disk is full.
+        """
+        Image.fromarray(self.pixels).save(stream, format="PNG")
 
 
 @contextmanager
@@ -86,16 +83,37 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         yield image
 
 
-def _pixels(path: Path, options: ImagesInput) -> np.ndarray:
+def _pixels(path: Path, picture: Picture) -> np.ndarray:
     """Return an image as uint8 of shape (H, W, C)."""
     with _opened(path) as image:
-        colored = _without_palette(image).convert("L" if options.color is Color.GRAY else "RGB")
-        if options.resize:
-            height, width = options.resize
-            colored = colored.resize((width, height), Image.Resampling.BILINEAR)
-        array = np.array(colored)
-    array = array.reshape(*array.shape[:2], options.color.channels)
-    return np.ascontiguousarray(array[..., ::-1]) if options.color is Color.BGR else array
+        colored = _without_palette(image).convert("L" if picture.color is Color.GRAY else "RGB")
+        array = np.array(_framed(colored, picture.framing))
+    array = array.reshape(*array.shape[:2], picture.color.channels)
+    return np.ascontiguousarray(array[..., ::-1]) if picture.color is Color.BGR else array
+
+
+def _framed(image: Image.Image, framing: Framing) -> Image.Image:
+    """Return what is fed of an image, in its size; always bilinear."""
+    if framing.size is None:
+        return image
+    height, width = framing.size
+    if framing.undistorted:
+        return _covering(image, framing.margin, height, width)
+    across, down = image.width / framing.margin, image.height / framing.margin
+    left, top = (image.width - across) / 2, (image.height - down) / 2
+    box = (left, top, left + across, top + down)
+    return image.resize((width, height), Image.Resampling.BILINEAR, box=box)
+
+
+def _covering(image: Image.Image, margin: float, height: int, width: int) -> Image.Image:
+    """Scale until the picture covers the margin, then cut the middle out, with torchvision's rounding."""
+    factor = max(round(height * margin) / image.height, round(width * margin) / image.width)
+    scaled = image.resize(
+        (max(width, int(image.width * factor + 1e-6)), max(height, int(image.height * factor + 1e-6))),
+        Image.Resampling.BILINEAR,
+    )
+    left, top = round((scaled.width - width) / 2.0), round((scaled.height - height) / 2.0)
+    return scaled.crop((left, top, left + width, top + height))
 
 
 def _without_palette(image: Image.Image) -> Image.Image:

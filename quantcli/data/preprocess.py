@@ -46,9 +46,14 @@ class Preprocess:
     source: Layout = Layout.NHWC
     target: Layout = Layout.NHWC
 
+    @property
+    def changes_values(self) -> bool:
+        """Whether the formula is more than a change of layout."""
+        return (self.scale, self.mean, self.std) != (1.0, 0.0, 1.0)
+
     def __call__(self, array: np.ndarray) -> np.ndarray:
         """Return the sample as the model takes it; its dtype stays unless the formula changes values."""
-        if (self.scale, self.mean, self.std) != (1.0, 0.0, 1.0):
+        if self.changes_values:
             array = self._normalize(array.astype(np.float32))
         if self.source is self.target:
             return array

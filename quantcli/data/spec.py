@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from quantcli.data.framing import Asked, Color, Framing, Picture, Preset, picture
 from quantcli.data.preprocess import Layout, PerChannel, Preprocess
 from quantcli.data.yaml_entry import Entry, read_yaml
 from quantcli.errors import DatasetError
@@ -14,25 +14,15 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-_TOP_KEYS = ("samples", "seed", "inputs", "feeds", "labels")
+    from quantcli.data.inputs import InputSpec
+
+_KINDS = ("inputs", "feeds", "source")
+_TOP_KEYS = ("samples", "seed", "balanced", *_KINDS, "preset", "labels")
 _LABELS_KEYS = ("npz", "array")
 _FORMULA_KEYS = ("scale", "mean", "std")
-_IMAGES_KEYS = ("images", "color", "resize", "layout", *_FORMULA_KEYS)
+_IMAGES_KEYS = ("images", "preset", "color", "resize", "layout", *_FORMULA_KEYS)
 _NPZ_KEYS = ("npz", "array", "dtype", "from_layout", "layout", *_FORMULA_KEYS)
 _SOURCE_KEYS = tuple(dict.fromkeys(_IMAGES_KEYS + _NPZ_KEYS))
-
-
-class Color(StrEnum):
-    """The channels of an image, in their order."""
-
-    RGB = "RGB"
-    BGR = "BGR"
-    GRAY = "GRAY"
-
-    @property
-    def channels(self) -> int:
-        """The number of channels."""
-        return 1 if self is Color.GRAY else 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,16 +32,26 @@ class ImagesInput:
     Attributes:
         where: File and line of the spec.
         pattern: Of the files, relative to the spec.
-        color: Order of the channels.
-        resize: (H, W), or None to keep the size.
-        preprocess: From uint8 (H, W, C) to what the model takes.
+        preset: What decides the rest, together with the model's input; None where the spec says it all.
+        asked: Channels, size and layout, as far as the spec says them.
+        formula: From uint8 (H, W, C) to what the model takes, without a preset.
     """
 
     where: str
     pattern: str
-    color: Color
-    resize: tuple[int, int] | None
-    preprocess: Preprocess
+    preset: Preset | None
+    asked: Asked
+    formula: Preprocess
+
+    def picture(self, spec: InputSpec) -> Picture:
+        """Return how the images are fed to an input.
+
+        Raises:
+            DatasetError: A preset decides, and the input does not look like an image.
+        """
+        if self.preset is not None:
+            return picture(self.preset, spec, self.asked, self.where)
+        return Picture(self.asked.color or Color.RGB, Framing(self.asked.size), self.formula)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +97,21 @@ class Feeds:
 
 
 @dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """Anything that a dataset may be without a spec.
+
+    Attributes:
+        where: File and line of the spec.
+        path: Relative to the spec.
+        preset: How images are fed.
+    """
+
+    where: str
+    path: str
+    preset: Preset | None
+
+
+@dataclass(frozen=True, slots=True)
 class Labels:
     """The class index of each sample, in a stored array.
 
@@ -119,13 +134,15 @@ class DatasetSpec:
         samples: At most this many; None for all.
         seed: Drawn at random with this seed; None for the first ones.
         content: Where the samples are.
-        labels: Where their classes are; None where they have none.
+        labels: Where their classes are; None where nothing is said of them.
+        balanced: Where it is said that each class shall give as many samples as the others; None where it is not.
     """
 
     samples: int | None
     seed: int | None
-    content: Inputs | Feeds
+    content: Inputs | Feeds | Elsewhere
     labels: Labels | None = None
+    balanced: str | None = None
 
 
 def read_spec(path: Path) -> DatasetSpec:
@@ -142,10 +159,23 @@ def dataset_of(top: Entry, more: tuple[str, ...] = ()) -> DatasetSpec:
     entries = top.record((*_TOP_KEYS, *more))
     samples = entries["samples"].whole(1) if "samples" in entries else None
     seed = entries["seed"].whole(0) if "seed" in entries else None
-    kind = _only_one(entries, ("inputs", "feeds"), top)
-    content = _inputs(entries[kind]) if kind == "inputs" else Feeds(entries[kind].where, entries[kind].text())
     labels = _labels(entries["labels"]) if "labels" in entries else None
-    return DatasetSpec(samples, seed, content, labels)
+    balanced = entries["balanced"].where if "balanced" in entries and entries["balanced"].switch() else None
+    return DatasetSpec(samples, seed, _content(entries, top), labels, balanced)
+
+
+def _content(entries: Mapping[str, Entry], top: Entry) -> Inputs | Feeds | Elsewhere:
+    kind = _only_one(entries, _KINDS, top)
+    entry = entries[kind]
+    preset = entries["preset"].choice(Preset) if "preset" in entries else None
+    if kind == "source":
+        return Elsewhere(entry.where, entry.text(), preset)
+    if preset is not None:
+        raise DatasetError(
+            f"{entries['preset'].where}: preset stands beside {kind!r}, expected beside 'source' or in an images input",
+            hint="Move it to the input: `{images: PATTERN, preset: NAME}`.",
+        )
+    return _inputs(entry) if kind == "inputs" else Feeds(entry.where, entry.text())
 
 
 def _labels(entry: Entry) -> Labels:
@@ -159,14 +189,14 @@ def _labels(entry: Entry) -> Labels:
     return Labels(entry.where, entries["npz"].text(), array)
 
 
-def _only_one(entries: Mapping[str, Entry], kinds: tuple[str, str], parent: Entry) -> str:
+def _only_one(entries: Mapping[str, Entry], kinds: tuple[str, ...], parent: Entry) -> str:
     given = [kind for kind in kinds if kind in entries]
     if len(given) != 1:
-        got = "both" if given else "neither"
+        got = " and ".join(map(repr, given)) or "none of them"
         inside = f"{parent.path} has " if parent.path else ""
         raise DatasetError(
-            f"{parent.where}: {inside}{got} of {kinds[0]!r} and {kinds[1]!r}, expected exactly one",
-            hint=f"Keep `{kinds[0]}:` or `{kinds[1]}:`.",
+            f"{parent.where}: {inside}{got}, expected exactly one of {', '.join(map(repr, kinds))}",
+            hint=f"Keep one of {', '.join(f'`{kind}:`' for kind in given or kinds)}.",
         )
     return given[0]
 
@@ -183,12 +213,19 @@ def _source(entry: Entry) -> ImagesInput | NpzInput:
 
 def _images(entry: Entry) -> ImagesInput:
     entries = entry.record(_IMAGES_KEYS)
-    color = entries["color"].choice(Color) if "color" in entries else Color.RGB
-    target = entries["layout"].choice(Layout) if "layout" in entries else Layout.NHWC
+    preset = entries["preset"].choice(Preset) if "preset" in entries else None
+    color = entries["color"].choice(Color) if "color" in entries else None
+    layout = entries["layout"].choice(Layout) if "layout" in entries else None
     resize = _size(entries["resize"]) if "resize" in entries else None
-    preprocess = _preprocess(entries, Layout.NHWC, target)
-    preprocess.shape((*(resize or (1, 1)), color.channels), entry.where)  # mean and std: one value for each channel
-    return ImagesInput(entry.where, entries["images"].text(), color, resize, preprocess)
+    for key in _FORMULA_KEYS if preset is not None else ():
+        if key in entries:
+            raise DatasetError(
+                f"{entries[key].where}: {key} stands beside preset {str(preset)!r}, expected one of them",
+                hint=f"The preset has a formula of its own; remove `{key}:` or `preset:`.",
+            )
+    formula = _preprocess(entries, Layout.NHWC, layout or Layout.NHWC)
+    formula.shape((1, 1, (color or Color.RGB).channels), entry.where)  # mean and std: one value for each channel
+    return ImagesInput(entry.where, entries["images"].text(), preset, Asked(color, resize, layout), formula)
 
 
 def _npz(entry: Entry) -> NpzInput:

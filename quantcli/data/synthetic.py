@@ -13,9 +13,12 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from quantcli.data.dataset import RepresentativeDataset, require_positive
+from quantcli.data.batches import Batches
+from quantcli.data.dataset import RepresentativeDataset
 from quantcli.data.inputs import Feed, InputSpec, is_text
 from quantcli.data.memory import FunctionSource
+from quantcli.data.selection import require_positive
+from quantcli.data.staging import Staged
 from quantcli.errors import DatasetError
 
 if TYPE_CHECKING:
@@ -94,7 +97,8 @@ def random_dataset(
             yield {spec.name: _draw(rng, shapes[spec.name], spec.dtype, guess) for spec in inputs}
 
     source = FunctionSource(samples, tuple(inputs), "random data", count)
-    return RepresentativeDataset(f"random data ({count} samples)", source, synthetic=True)
+    staged = Staged(source, Batches(inputs))
+    return RepresentativeDataset(f"random data ({count} samples)", staged, synthetic=True)
 
 
 def _shapes(inputs: Sequence[InputSpec], guess: Guess) -> dict[str, tuple[int, ...]]:

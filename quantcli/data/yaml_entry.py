@@ -95,8 +95,17 @@ class Entry:
         text = self.text()
         known = [str(choice) for choice in choices]
         if text not in known:
-            raise self._wrong(f"one of {', '.join(known)}", did_you_mean(text.upper(), known))
+            raise self._wrong(
+                f"one of {', '.join(known)}", did_you_mean(text, known) or did_you_mean(text.upper(), known)
+            )
         return choices(text)
+
+    def switch(self) -> bool:
+        """Return whether it is on: ``true`` or ``false``."""
+        text = self._plain("bool")
+        if text not in {"true", "false"}:
+            raise self._wrong("true or false")
+        return text == "true"
 
     def whole(self, minimum: int) -> int:
         """Return a whole number that is at least ``minimum``."""
@@ -149,7 +158,8 @@ def read_yaml(path: Path) -> Entry:
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise DatasetError(
             f"{_error_where(path, error)}: cannot be read ({_reason(error)}), expected a YAML dataset spec",
-            hint="A dataset is a YAML spec, an .npz file, or a folder of .npz feed files.",
+            hint="A dataset is a YAML spec, an .npz, .csv or .jsonl file, an input list (.txt), a folder of feeds or "
+            "images, or FILE.py:FUNCTION.",
         ) from error
     if node is None:
         raise DatasetError(f"{path}: empty, expected a YAML dataset spec", hint="Write `inputs:` or `feeds:`.")

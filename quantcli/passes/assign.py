@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Final
 
 import numpy as np
 
-from quantcli import affine, graph, planner, portability, runtime, saturation
-from quantcli.calibrators.minmax import MinMax
+from quantcli import affine, graph, planner, portability, range_trials, runtime, saturation
+from quantcli.bias_room import bias_limit, scale_floor
+from quantcli.divisors import rounded_to_zero
 from quantcli.encodings import Encodings
 from quantcli.ledger import ledger_of, refuse_floats
 from quantcli.masks import switches
 from quantcli.quant import PerAxis, QuantParams
-from quantcli.ranges import clamps_of, clipped, masked, stats_of
+from quantcli.ranges import chosen, clamps_of, clipped, deciding, masked, stats_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,10 +23,10 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from quantcli.plan import Plan, Unit
-    from quantcli.state import Calibrator, State, Tick
+    from quantcli.range_trials import Picked
+    from quantcli.state import State, Tick
 
 _UNSEEN: Final = "never calibrated: tensor {!r} took no finite value on the representative dataset"
-_WIDE_BIAS: Final = 1 << 52  # what float64, in which 16-bit operators sum, holds exactly, and one bit less
 _BIAS_STEPS: Final = 1 << 16  # resolution of a bias whose layer reads nothing but zeros
 MIXED_RANGES: Final = 10.0  # a join of 8 bits whose operands differ by more loses the small one's resolution
 
@@ -34,32 +35,29 @@ MIXED_RANGES: Final = 10.0  # a join of 8 bits whose operands differ by more los
 class Assign:
     """Chooses every parameter; operators whose tensors were never seen go back to float, with that reason."""
 
-    calibrator: Calibrator = field(default_factory=MinMax)
     needs: ClassVar[frozenset[str]] = frozenset({"plan", "stats"})
     gives: ClassVar[frozenset[str]] = frozenset({"encodings"})
 
     def __call__(self, state: State, tick: Tick) -> State:
         """Assign encodings to every edge of the plan."""
-        del tick
-        state = _without_unseen(state)
+        state = _without_floats(state)
         values = graph.named_values(state.model.graph)
-        stats = {n: stats_of(n, values, state) for n in state.plan.activations}
-        ranges = {n: self.calibrator.range(stats[n], spec) for n, spec in state.plan.activations.items()}
+        tried = range_trials.picked(state, tick)
+        ranges = {**chosen((n for n in state.plan.activations if n not in tried.ranges), state), **tried.ranges}
         hidden = masked(state, ranges)
-        tensors = _activation_params(state.plan, ranges, hidden)
+        tensors = _activation_params(state, ranges, hidden)
         tensors |= _exact_ones(state, ranges)
         tensors |= _silent_inputs(state.plan, values, ranges, tensors)
-        wide = state.recipe.form == "wide" and state.recipe.format == "integer"
-        limit = _WIDE_BIAS if wide else affine.BIAS_LIMIT
+        limit = bias_limit(state.recipe)
         weights, warnings = _weight_params(state.plan, values, tensors, limit, _exact(state))
-        report = replace(state.report, ranges=ranges)
+        report = replace(state.report, ranges={**state.report.ranges, **ranges})  # those of bodies are known already
         mixed = tuple(_mixed(state, ranges))
         state = replace(state, encodings=Encodings(tensors, weights), report=report)
-        return state.noted(warnings=(*warnings, *mixed), notes=_about_masks(hidden, ranges))
+        return state.noted(warnings=(*warnings, *mixed), notes=(*_about_masks(hidden, ranges), *_about_methods(tried)))
 
 
-def _without_unseen(state: State) -> State:
-    """Replan without the operators that read or make a tensor for which there is no range."""
+def _without_floats(state: State) -> State:
+    """Replan without the operators that read or make a tensor without a range, or whose result divides close to 0."""
     values = graph.named_values(state.model.graph)
     kept: dict[str, str] = {n: r for n, r in state.plan.skipped.items() if n in _names(state)}
     while True:
@@ -68,9 +66,10 @@ def _without_unseen(state: State) -> State:
             for tensor in (*(t for _, t in unit.inputs), *(unit.outputs or (unit.output,))):
                 if tensor in state.plan.activations and not stats_of(tensor, values, state).count:
                     fresh[unit.node] = _UNSEEN.format(tensor)
-        if not fresh:
+        dividing = {n: reason for n, reason in rounded_to_zero(state).items() if n not in kept}
+        if not fresh and not dividing:
             return state
-        kept |= fresh
+        kept |= {**dividing, **fresh}
         plan = planner.make_plan(state.model, runtime.describe(state.model), state.recipe, kept)
         kept_grids = {n: grid for n, grid in state.plan.fixed.items() if n in plan.activations}
         plan = replace(plan, fixed={**plan.fixed, **kept_grids})
@@ -83,9 +82,9 @@ def _names(state: State) -> set[str]:
 
 
 def _activation_params(
-    plan: Plan, ranges: Mapping[str, tuple[float, float]], hidden: Mapping[str, float]
+    state: State, ranges: Mapping[str, tuple[float, float]], hidden: Mapping[str, float]
 ) -> dict[str, QuantParams]:
-    chosen: dict[str, QuantParams] = {}
+    plan, found = state.plan, dict[str, QuantParams]()
     clamps = clamps_of(plan)
     clamps |= {n: clipped(clamps.get(n, (-np.inf, np.inf)), (floor, np.inf)) for n, floor in hidden.items()}
     alone = [frozenset({n}) for n in plan.activations if not any(n in g for g in plan.groups)]
@@ -95,23 +94,23 @@ def _activation_params(
         if fixed is not None:
             params = affine.exact_grid(*fixed, spec)
         else:
-            cut = [clipped(ranges[n], clamps.get(n)) for n in group]
+            cut = [clipped(ranges[n], clamps.get(n)) for n in deciding(group, state)]
             params = affine.choose_params(min(low for low, _ in cut), max(high for _, high in cut), spec)
-        chosen.update(dict.fromkeys(group, params))
-    return chosen
+        found.update(dict.fromkeys(group, params))
+    return found
 
 
 def _exact_ones(state: State, ranges: Mapping[str, tuple[float, float]]) -> dict[str, QuantParams]:
     """Return grids that hold one exactly, of tensors of zeros and ones that masks are computed from."""
-    plan, chosen = state.plan, dict[str, QuantParams]()
+    plan, found = state.plan, dict[str, QuantParams]()
     of_masks = switches(list(state.model.graph)) & plan.activations.keys()
     for name in sorted(of_masks):
         group = next((g for g in plan.groups if name in g), frozenset({name}))
         spec = plan.activations[name]
         if not group & plan.fixed.keys() and all(ranges[n] == (0.0, 1.0) for n in group):
             step = 2.0 ** -(spec.dtype.bits - 1 - spec.dtype.signed)
-            chosen |= dict.fromkeys(group, affine.exact_grid(step, 0, spec))
-    return chosen
+            found |= dict.fromkeys(group, affine.exact_grid(step, 0, spec))
+    return found
 
 
 def _silent_inputs(
@@ -142,7 +141,7 @@ def _weight_params(
     largest_bias: int,
     exact: frozenset[str],
 ) -> tuple[dict[tuple[str, int], QuantParams], tuple[str, ...]]:
-    chosen: dict[tuple[str, int], QuantParams] = {}
+    found: dict[tuple[str, int], QuantParams] = {}
     warnings: list[str] = []
     for unit in plan.linear_units():
         weight = graph.real_constant(values[unit.weight or ""])
@@ -150,15 +149,15 @@ def _weight_params(
         if weight is None:
             continue
         spec = plan.weights[unit.node]
-        floor = _bias_floor(bias, tensors[unit.inputs[0][1]].scale, weight.shape[unit.axis], largest_bias)
+        floor = scale_floor(bias, tensors[unit.inputs[0][1]].scale, weight.shape[unit.axis], largest_bias)
         if floor.ndim and spec.granularity != PerAxis(unit.axis):
             floor = floor.max()
         smallest = np.maximum(floor, saturation.exact_scale(weight, spec)) if unit.node in exact else floor
         params = affine.weight_params(weight, spec, smallest_scale=smallest)
-        chosen[(unit.node, 1)] = params
+        found[(unit.node, 1)] = params
         said = "int32" if largest_bias == affine.BIAS_LIMIT else "float64's 53 bits"
         warnings += _about_channels(unit, weight, params, floor, said)
-    return chosen, tuple(warnings)
+    return found, tuple(warnings)
 
 
 def _exact(state: State) -> frozenset[str]:
@@ -166,15 +165,6 @@ def _exact(state: State) -> frozenset[str]:
     nodes = {graph.node_name(n): n for n in state.model.graph}
     linear = state.plan.linear_units() if state.recipe.portable else ()
     return frozenset(u.node for u in linear if portability.adds_pairs(u, nodes[u.node], state.recipe))
-
-
-def _bias_floor(
-    bias: npt.NDArray[np.generic] | None, input_scale: npt.NDArray[np.float32], channels: int, largest: int
-) -> npt.NDArray[np.float32]:
-    if bias is None:
-        return np.zeros((), np.float32)
-    full = np.broadcast_to(bias.ravel(), (channels,)).astype(np.float64)
-    return affine.bias_scale_floor(full * (affine.BIAS_LIMIT / largest), input_scale)
 
 
 def _about_channels(
@@ -204,6 +194,14 @@ def _about_masks(hidden: Mapping[str, float], ranges: Mapping[str, tuple[float, 
     cut = sorted(n for n, floor in hidden.items() if ranges[n][0] < floor - 1e-3 * abs(floor))
     said = [f"{n!r} at {hidden[n]:.4g} instead of {ranges[n][0]:.4g}" for n in cut]
     return (f"ranges end where the Softmax behind them sees no difference: {', '.join(said)}",) if said else ()
+
+
+def _about_methods(tried: Picked) -> tuple[str, ...]:
+    """Return the note that lists the ranges that are not what was seen."""
+    if tried.untried:
+        return (f"ranges of {tried.untried} tensors are of least error by themselves: no run of the model tried them",)
+    said = [f"{name!r} {tried.methods[name]}" for name in sorted(tried.methods)]
+    return (f"ranges that serve better than min-max: {', '.join(said)}",) if said else ()
 
 
 def _mixed(state: State, ranges: Mapping[str, tuple[float, float]]) -> list[str]:

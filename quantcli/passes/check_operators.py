@@ -34,7 +34,7 @@ class CheckOperators:
 
     samples: int = 2
     whole_model: ClassVar[bool] = True
-    needs: ClassVar[frozenset[str]] = frozenset({"data"})
+    needs: ClassVar[frozenset[str]] = frozenset({"samples"})
     gives: ClassVar[frozenset[str]] = frozenset()
 
     def __call__(self, state: State, tick: Tick) -> State:

@@ -35,7 +35,7 @@ class CheckParity:
     """Compares both models on a few samples."""
 
     samples: int = 3
-    needs: ClassVar[frozenset[str]] = frozenset({"data"})
+    needs: ClassVar[frozenset[str]] = frozenset({"samples"})
     gives: ClassVar[frozenset[str]] = frozenset()
 
     def __call__(self, state: State, tick: Tick) -> State:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Final
 
 import numpy as np
 
@@ -20,8 +20,12 @@ from quantcli.storage import DYNAMIC, Wish, form_of
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from quantcli.data import RepresentativeDataset
+    from quantcli.observations import Subject
     from quantcli.plan import Plan, Unit
     from quantcli.state import State, Tick
+
+SPANS: Final = "mean squared span"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,16 +37,18 @@ class ChooseDynamic:
     """
 
     gain: float = 10.0
-    needs: ClassVar[frozenset[str]] = frozenset({"plan", "stats", "data"})
+    needs: ClassVar[frozenset[str]] = frozenset({"plan", "stats", "observations"})
     gives: ClassVar[frozenset[str]] = frozenset()
 
     def __call__(self, state: State, tick: Tick) -> State:
         """Measure the inputs of the products in question, and decide."""
         units = _possible(state) if state.recipe.fallback == "float" else []
-        if not units or state.data is None:
+        seen = state.observations
+        if not units or seen is None:
             return state
-        spans = _spans(state, {u.inputs[0][1] for u in units}, tick)
-        chosen = [u for u in units if _gain(state, spans, u.inputs[0][1]) >= self.gain]
+        asked = [(SPANS, name) for name in sorted({u.inputs[0][1] for u in units})]
+        each = seen.of(state.model, asked, _Look(state, tick), expected=float)
+        chosen = [u for u in units if _gain(state, each[SPANS, u.inputs[0][1]] or 0.0, u.inputs[0][1]) >= self.gain]
         if not chosen:
             return state
         plan = _without(state.plan, chosen)
@@ -70,20 +76,25 @@ def _integer_outputs(state: State) -> set[str]:
     return {graph.name_of(v) for v in state.model.graph.outputs} if state.recipe.outputs != "float32" else set()
 
 
-def _spans(state: State, tensors: set[str], tick: Tick) -> dict[str, list[float]]:
-    """Return, for each tensor, the squared span of every sample."""
-    spans: dict[str, list[float]] = {name: [] for name in tensors}
-    if state.data is None:
-        return spans
-    values = graph.named_values(state.model.graph)
-    computed = sorted(n for n in tensors if values[n].producer() is not None)
-    session = runtime.load(state.model, threads=state.threads, outputs=computed) if computed else None
-    for done, feed in enumerate(state.data, 1):
-        known = {**feed, **(session.run(feed) if session else {})}
-        for name in tensors:
-            spans[name].append(_span(known[name]) ** 2)
-        tick(done, len(state.data))
-    return spans
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """Sees, for each tensor, the mean over the samples of the squared length of its range."""
+
+    state: State
+    tick: Tick
+
+    def __call__(self, asked: list[Subject], samples: RepresentativeDataset) -> dict[Subject, float | None]:
+        model, names = self.state.model, [name for _, name in asked]
+        values = graph.named_values(model.graph)
+        computed = [n for n in names if values[n].producer() is not None]
+        session = runtime.load(model, threads=self.state.threads, outputs=computed) if computed else None
+        squares: dict[str, list[float]] = {name: [] for name in names}
+        for done, feed in enumerate(samples, 1):
+            known = {**feed, **(session.run(feed) if session else {})}
+            for name in names:
+                squares[name].append(_span(known[name]) ** 2)
+            self.tick(done, len(samples))
+        return {(kind, n): math.fsum(squares[n]) / max(len(squares[n]), 1) for kind, n in asked}  # exact in any order
 
 
 def _span(values: npt.NDArray[np.generic]) -> float:
@@ -92,12 +103,10 @@ def _span(values: npt.NDArray[np.generic]) -> float:
     return float(max(kept.max(initial=0.0), 0.0) - min(kept.min(initial=0.0), 0.0))
 
 
-def _gain(state: State, spans: dict[str, list[float]], tensor: str) -> float:
+def _gain(state: State, each: float, tensor: str) -> float:
     """Return the mean squared step of one grid for all samples over that of a grid for each: noise is step^2 / 12."""
     seen = state.stats[tensor]
-    squares = spans[tensor]
     whole = (max(seen.max, 0.0) - min(seen.min, 0.0)) ** 2
-    each = math.fsum(squares) / max(len(squares), 1)  # exact, whatever the order of the samples
     return whole / each if each > 0 and math.isfinite(whole) else 0.0
 
 

@@ -26,11 +26,13 @@ class ConvertOpset:
     """Converts models below opset ``minimum`` to it; others stay as they are.
 
     13 brought QuantizeLinear per axis, 14 the uint8 Add of an int8 boundary, 21 QuantizeLinear to 16 bits: ``qdq`` is
-    the version asked for where the recipe's format is that.
+    the version asked for where the recipe's format is that. 21 brought integers of 4 bits, too: ``four_bits`` is the
+    version asked for where weights are to have as many.
     """
 
     minimum: int = 14
     qdq: int = 0
+    four_bits: int = 0
     whole_model: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset()
     gives: ClassVar[frozenset[str]] = frozenset()
@@ -41,6 +43,8 @@ class ConvertOpset:
         version, wanted = graph.opset(state.model), self.minimum
         if state.recipe.format == "qdq":
             wanted = max(wanted, self.qdq)
+        if state.recipe.four_bits:
+            wanted = max(wanted, self.four_bits)
         if version >= wanted:
             return state
         model = _converted(state.model, wanted)

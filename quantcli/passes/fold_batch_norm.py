@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from quantcli import graph
+from quantcli.bias_absorption import ChannelNormal
 from quantcli.oprules import OP_RULES
 from quantcli.report import FOLDED, Entry
 
@@ -36,18 +37,31 @@ class FoldBatchNorm:
         model = state.model.clone()
         names = graph.Names(model)
         entries: dict[str, Entry] = {}
+        normal = dict(state.normal)
         for node in list(model.graph):
             name, op_type = graph.node_name(node), node.op_type
             linear = _foldable_into(node)
             affine = _affine(node, linear) if linear is not None else None
             if linear is None or affine is None:
                 continue
+            before = normal.pop(graph.name_of(linear.outputs[0]), None)
+            known = _normal_of(node) if node.op_type == "BatchNormalization" else before and before.scaled(*affine)
             _fold(linear, affine, names, offset_of=node)
             graph.replace_value(node.outputs[0], linear.outputs[0])
+            if known is not None:
+                normal[graph.name_of(linear.outputs[0])] = known
             graph.remove_node(node)
             entries[name] = Entry(name, op_type, FOLDED, reason=f"folded into {graph.node_name(linear)}")
         graph.remove_unused(model)
-        return replace(state, model=model).entered(entries)
+        return replace(state, model=model, normal=normal).entered(entries)
+
+
+def _normal_of(node: ir.Node) -> ChannelNormal | None:
+    """Return what a BatchNormalization says of its result: mean beta and standard deviation ``|gamma|``."""
+    scale, offset = (graph.constant(v) for v in node.inputs[1:3])
+    if scale is None or offset is None:
+        return None
+    return ChannelNormal(offset.astype(np.float64), np.abs(scale.astype(np.float64)))
 
 
 def _foldable_into(node: ir.Node) -> ir.Node | None:

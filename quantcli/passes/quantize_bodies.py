@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from quantcli.bodies import Body
     from quantcli.data import RepresentativeDataset
+    from quantcli.observations import Observations, Subject
     from quantcli.quant import QuantParams
     from quantcli.state import Tick
 
@@ -71,30 +72,33 @@ class QuantizeBodies:
         against = _kept(state, node) or body_runs.carried_out(node, graph.opset(state.model))
         if against is not None:
             return state.entered({n: e for b, _ in found.values() for n, e in _floats(b, against).items()})
-        if not state.recipe.needs_data or state.data is None:
+        around = state.observations
+        if not state.recipe.needs_data or around is None:
             return self._with(state, found, {}, names)
-        with body_runs.samples(state.model, found, state.data, state.threads) as fed:
-            return self._with(state, found, fed, names)
+        if around.samples is None:
+            return self._with(state, found, _reaching(around, state.model, found, {}), names)
+        with body_runs.samples(state.model, found, around.samples, state.threads) as fed:
+            return self._with(state, found, _reaching(around, state.model, found, fed), names)
 
     def _with(
         self,
         state: State,
         found: Mapping[str, tuple[Body, ir.Model]],
-        fed: Mapping[str, RepresentativeDataset | None],
+        reaching: Mapping[str, Observations | None],
         names: graph.Names,
     ) -> State:
         for attribute, (body, made) in found.items():
-            data = fed.get(attribute)
-            never = bool(fed) and data is None
-            state = _merged(state, body, self._run(state, made, data, never=never), names, never=never)
+            seen = reaching.get(attribute)
+            never = bool(reaching) and seen is None
+            state = _merged(state, body, self._run(state, made, seen, never=never), names, never=never)
         return state
 
-    def _run(self, state: State, made: ir.Model, data: RepresentativeDataset | None, *, never: bool) -> State:
-        recipe = replace(
-            state.recipe, inputs="float32", outputs="float32", exclude=_matching(state.recipe.exclude, made)
-        )
-        inner = State(original=made, model=made, recipe=recipe, data=data, threads=state.threads)
-        there = {"data"} if data is not None else set[str]()
+    def _run(self, state: State, made: ir.Model, seen: Observations | None, *, never: bool) -> State:
+        kept = _matching(state.recipe.exclude, made)
+        recipe = replace(state.recipe, inputs="float32", outputs="float32", exclude=kept, overrides=())
+        data = seen.samples if seen is not None else None
+        inner = State(made, made, recipe, data, observed=seen, stand_in=state.stand_in, threads=state.threads)
+        there = set(inner.given)
         for step in (self if isinstance(p, QuantizeBodies) else p for p in self.inner):
             plans = "plan" in step.gives and never  # without ranges nothing comes of a plan
             if step.needs <= there and not plans:
@@ -103,6 +107,28 @@ class QuantizeBodies:
                 except UnsupportedError:  # the mode refuses a model like this: the body stays, and its operators say so
                     return replace(inner, quantized=None)
         return inner
+
+
+def _reaching(
+    around: Observations,
+    model: ir.Model,
+    found: Mapping[str, tuple[Body, ir.Model]],
+    fed: Mapping[str, RepresentativeDataset | None],
+) -> dict[str, Observations | None]:
+    """Return, by attribute, what is known of the samples that reach each body; None where none does."""
+
+    def look(bodies_of: list[Subject], samples: RepresentativeDataset) -> dict[Subject, int | None]:
+        del samples  # they are on their way already
+        turns = {body.place: fed.get(name) for name, (body, _) in found.items()}
+        return {(kind, place): len(turns[place] or ()) for kind, place in bodies_of}
+
+    asked = [("turns", body.place) for body, _ in found.values()]
+    turns = around.of(model, asked, look, expected=int)
+    reached = {name: turns["turns", body.place] or 0 for name, (body, _) in found.items()}
+    return {
+        name: around.inside(body.place, model, fed.get(name), reached[name]) if reached[name] else None
+        for name, (body, _) in found.items()
+    }
 
 
 def _silent(done: int, total: int) -> None:

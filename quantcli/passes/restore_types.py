@@ -41,7 +41,8 @@ class RestoreTypes:
         types, halves = own_types.types_of(state.original), _halves(state.original)
         model = state.quantized.model.clone()
         _declare(model, state.original)
-        own_types.restore(model, types)
+        if types:
+            own_types.restore(model, types)
         count = _halve(model, halves)
         notes = (CAST.format(count=count),) if count else ()
         return replace(state, quantized=replace(state.quantized, model=model)).noted(notes=notes)

@@ -42,7 +42,7 @@ class Verify:
     samples: int = 20
     plain_samples: int = 3
     whole_model: ClassVar[bool] = True
-    needs: ClassVar[frozenset[str]] = frozenset({"quantized", "data"})
+    needs: ClassVar[frozenset[str]] = frozenset({"quantized", "samples"})
     gives: ClassVar[frozenset[str]] = frozenset({"verified"})
 
     def __call__(self, state: State, tick: Tick) -> State:

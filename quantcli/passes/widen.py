@@ -34,9 +34,7 @@ class Widen:
             return state
         entries = {n: Entry(n, "Cast", FOLDED, reason="its input is float32 already") for n in removed}
         state = replace(state, model=model).entered(entries).noted(notes=tuple(_said(state.original, counted)))
-        if not counted or state.data is None:
-            return state
-        return replace(state, data=replace(state.data, in_float32=True))  # what the widened model takes
+        return state.in_float32() if counted else state  # what the widened model takes
 
 
 def _said(original: ir.Model, counted: Mapping[str, int]) -> Iterator[str]:

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from quantcli import api, modes
+from quantcli import modes
 from quantcli.cli import comparison
 from quantcli.errors import UnsupportedError
 from quantcli.racing import Latency
@@ -69,7 +69,7 @@ def test_quiet_says_nothing(convert_all):
 
 
 def test_without_data_the_others_are_listed(convert_all, tmp_path):
-    (tmp_path / "m.onnx").write_bytes((api.modes.sample_folder() / "digits.onnx").read_bytes())
+    (tmp_path / "m.onnx").write_bytes((modes.sample_folder() / "digits.onnx").read_bytes())
     done = convert_all("m.onnx")
     assert "needs calibration data" in rows(done)["int8-only"]
     assert "m.float16.onnx" in done.files

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 from quantcli import modes
+from quantcli.cli import COMMANDS
 
 
 def complete(instruction: str, words: str = "quant ", position: int = 1) -> str:
@@ -21,7 +22,7 @@ def test_the_script_is_produced():
 
 
 def test_commands_complete():
-    assert complete("bash_complete").split() == ["plain,convert", "plain,advise", "plain,modes"]
+    assert complete("bash_complete").split() == [f"plain,{name}" for name in COMMANDS]
 
 
 def test_options_complete():

@@ -8,7 +8,7 @@ from dataclasses import fields
 import numpy as np
 import pytest
 
-from quantcli import affine, api
+from quantcli import affine, api, modes
 from quantcli.cli import convert as module
 from quantcli.cli.iocard import iocard
 
@@ -78,7 +78,7 @@ def test_dry_run_says(convert, said):
 
 
 def test_dry_run_needs_no_data(convert, tmp_path):
-    (tmp_path / "m.onnx").write_bytes((api.modes.sample_folder() / "digits.onnx").read_bytes())
+    (tmp_path / "m.onnx").write_bytes((modes.sample_folder() / "digits.onnx").read_bytes())
     assert convert("m.onnx", "--dry-run").code == 0
 
 

@@ -32,9 +32,16 @@ def five():
     yield from (feed(i) for i in range(5))
 
 
-def test_function_is_called_anew_for_each_iteration():
-    dataset = from_callable(five, [A, B])
-    assert [f["a"][0, 0] for f in dataset] == [f["a"][0, 0] for f in dataset] == [0, 1, 2, 3, 4]
+def test_function_is_called_once():
+    calls = []
+
+    def counted():
+        calls.append(1)
+        return five()
+
+    dataset = from_callable(counted, [A, B])
+    assert sorted(f["a"][0, 0] for f in dataset) == sorted(f["a"][0, 0] for f in dataset) == [0, 1, 2, 3, 4]
+    assert len(calls) == 1
 
 
 def test_function_is_described_by_its_name():
@@ -48,7 +55,9 @@ def test_endless_function_may_be_limited():
 
 
 def test_take_of_a_function_is_spread_over_its_samples():
-    assert [f["a"][0, 0] for f in from_callable(five, [A, B]).take(2)] == [0, 2]
+    dataset = from_callable(five, [A, B])
+    values = [f["a"][0, 0] for f in dataset]
+    assert [f["a"][0, 0] for f in dataset.take(2)] == [values[0], values[2]]
 
 
 def test_lists_are_matched_by_order_with_a_warning():
@@ -127,19 +136,26 @@ def test_function_that_returns_no_iterable_is_refused():
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
-def test_function_that_returns_the_same_generator_is_refused(count):
+def test_a_generator_that_can_be_run_once_gives_all_its_samples(count):
     generator = iter([feed()] * count)
 
     def same():
         return generator
 
-    assert "expected" in failure(lambda: list(from_callable(same, [A, B])))
+    dataset = from_callable(same, [A, B])
+    assert len(list(dataset)) == len(list(dataset)) == len(dataset) == count
 
 
-def test_function_that_yields_less_the_second_time_is_refused():
-    left = [5, 5, 2]  # the first sample, the count, the iteration
-    dataset = from_callable(lambda: [feed()] * left.pop(0), [A, B])
-    assert "sample 2 is gone, expected 5 samples" in failure(lambda: list(dataset))
+def test_a_generator_that_is_used_up_is_refused():
+    generator = iter([feed()])
+    assert len(from_callable(lambda: generator, [A, B])) == 1
+    assert "0 samples, expected at least 1" in failure(lambda: from_callable(lambda: generator, [A, B]))
+
+
+def test_a_function_without_an_end_is_refused(monkeypatch):
+    monkeypatch.setattr("quantcli.data.memory.MOST_SAMPLES", 20)
+    endless = from_callable(lambda: (feed() for _ in itertools.count()), [A, B])
+    assert "more than 20 samples, expected an end" in failure(lambda: len(endless))
 
 
 @pytest.mark.parametrize("samples", [0, -2])

@@ -210,6 +210,8 @@ def test_s18_zero_weights_stay_zero(bench, form):
 
 CALIBRATORS = sorted({*plugins.CALIBRATORS, *(e.name for e in entry_points(group="quantcli.calibrators"))})
 with_every_calibrator = pytest.mark.parametrize("calibrator", CALIBRATORS)
+CUTTING = {"moving-average"}  # the mean of the samples' extremes lies inside the extremes of most of them
+with_every_calibrator_that_keeps_most = pytest.mark.parametrize("calibrator", sorted({*CALIBRATORS} - CUTTING))
 
 
 @in_wide_forms
@@ -224,7 +226,7 @@ def test_s13_an_extreme_of_any_sample_is_remembered(bench, form, extreme, sample
     assert extreme in made.result.report["ranges"]["x"]
 
 
-@with_every_calibrator
+@with_every_calibrator_that_keeps_most
 @in_integer_forms
 def test_s14_the_smaller_side_of_a_lopsided_tensor_is_kept(bench, form, calibrator):
     model = models.text(ROWS + "{ y = MatMul(x, w) }", w=np.eye(6, dtype=F32))
@@ -254,7 +256,8 @@ def test_s15_wide_encodings_do_not_depend_on_how_samples_are_batched(bench, form
         "(float[N,6] x) => (float[N,6] y) { a = MatMul(x, w) b = Tanh(a) y = MatMul(b, w) }", w=weight(6, 6)
     )
     found = [
-        as_form(bench, model, form, calibrator=calibrator, feeds=f).result.encodings for f in arrangements().values()
+        as_form(bench, model, form, calibrator=calibrator, feeds=f, least=5).result.encodings
+        for f in arrangements().values()
     ]
     assert all(f["encodings"] == found[0]["encodings"] for f in found)
 

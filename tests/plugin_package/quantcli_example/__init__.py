@@ -1,0 +1,1 @@
+"""A pass and a calibrator for quantcli."""
