@@ -177,8 +177,9 @@ def _offered(
     for name in members:
         choice = state.ranging.of(name)
         stats = stats_of(name, values, state)
-        if isinstance(choice, OfMethods) and stats.count:
-            ranges = choice.candidates(observed(name, choice, state), state.plan.activations[name])
+        known = observed(name, choice, state) if isinstance(choice, OfMethods) and stats.count else None
+        if isinstance(choice, OfMethods) and known is not None and known.count:  # none: a constant of infinities
+            ranges = choice.candidates(known, state.plan.activations[name])
             first = dict(list(ranges.items())[:1])  # of scores: two that were cut off alike are told apart no more
             each.append(first if name in scores else ranges)
         else:

@@ -48,7 +48,8 @@ def chosen(names: Iterable[str], state: State) -> dict[str, Range]:
         elif choice is None or not stats.count:
             found[name] = stats.min, stats.max
         else:
-            ends = choice.range(observed(name, choice, state), plan.activations[name])
+            seen = observed(name, choice, state)
+            ends = choice.range(seen, plan.activations[name]) if seen.count else (stats.min, stats.max)
             found[name] = of_scores(ends, stats) if name in scores else ends
     return found
 

@@ -83,7 +83,7 @@ def test_each_granularity_of_weights_is_taken(granularity, bench, feeds):
 @pytest.mark.parametrize("random_data", [None, 4])
 def test_without_real_samples_it_is_left_out_and_said(random_data, tmp_path):
     onnx.save(folded(), tmp_path / "m.onnx")
-    asked = api.Options(random_data=random_data, settings=(SMALL,))
+    asked = api.Options(random_data=random_data, settings=(SMALL, "passes.awq=on"))
     result = api.convert(tmp_path / "m.onnx", mode="weight-only-int4", output=tmp_path / "o.onnx", options=asked)
     assert any(n.startswith("awq was left out") for n in result.state.report.notes)
 

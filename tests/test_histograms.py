@@ -16,7 +16,7 @@ values = hnp.arrays(np.float32, st.integers(1, 40), elements=numbers)
 ordinary = hnp.arrays(np.float32, st.integers(1, 40), elements=st.floats(-100, 100, width=32))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80)
 @given(values)
 def test_every_value_is_in_its_bin(array):
     found = histograms.of(array)
@@ -26,7 +26,7 @@ def test_every_value_is_in_its_bin(array):
     assert np.array_equal(found.counts, expected)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80)
 @given(values)
 def test_the_first_and_the_last_bin_hold_a_value(array):
     found = histograms.of(array)
@@ -35,13 +35,13 @@ def test_the_first_and_the_last_bin_hold_a_value(array):
     assert found.counts.size <= MOST_BINS
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80)
 @given(values, values)
 def test_merging_is_the_histogram_of_both(a, b):
     assert histograms.of(a).merge(histograms.of(b)) == histograms.of(np.concatenate([a, b]))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40)
 @given(values, values, values)
 def test_merging_is_associative_and_commutative(a, b, c):
     x, y, z = (histograms.of(v) for v in (a, b, c))

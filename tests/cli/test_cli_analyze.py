@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from command_line import run_in
 
 GRANULARITIES = ("per-tensor", "per-channel", "per-block 32", "per-block 64", "per-block 128")
 
 
 @pytest.fixture(scope="module")
 def analyzed(tmp_path_factory):
-    from conftest import run_in  # noqa: PLC0415 - that of this folder
-
     return lambda *arguments: run_in(tmp_path_factory.mktemp("a"), "analyze", *arguments)
 
 
