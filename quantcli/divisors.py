@@ -9,6 +9,8 @@ from quantcli.oprules import DIVIDING, OP_RULES, Role
 from quantcli.ranges import stats_of
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import onnx_ir as ir
 
     from quantcli.plan import Unit
@@ -25,23 +27,20 @@ def rounded_to_zero(state: State) -> dict[str, str]:
     for node in state.model.graph:
         if not graph.is_onnx(node, *DIVIDING) or graph.node_name(node) in covered:
             continue
-        unit = _maker(node.inputs[DIVIDING[node.op_type]], makers)
-        if unit is not None and not unit.float_result and _may_vanish(unit.output, state):
-            found[unit.node] = DIVIDES.format(unit.output)
+        tensor = _made(node.inputs[DIVIDING[node.op_type]], makers)
+        unit = makers.get(tensor)
+        if unit is not None and not unit.float_result and _may_vanish(tensor, state):
+            found[unit.node] = DIVIDES.format(tensor)
     return found
 
 
-def _maker(value: ir.Value | None, makers: dict[str, Unit]) -> Unit | None:
-    """Return the unit that makes a tensor, whatever is only moved in between."""
-    while value is not None:
-        unit, node = makers.get(graph.name_of(value)), value.producer()
-        if unit is not None or node is None:
-            return unit
-        rule = OP_RULES.get(node.op_type) if graph.is_onnx(node) else None
-        if rule is None or rule.role is not Role.SAME:
-            return None
-        value = node.inputs[0]
-    return None
+def _made(value: ir.Value | None, makers: Mapping[str, Unit]) -> str:
+    """Return the name of the tensor that a unit makes and that is only moved to become this one; empty without one."""
+    while value is not None and graph.name_of(value) not in makers:
+        node = value.producer()
+        rule = OP_RULES.get(node.op_type) if node is not None and graph.is_onnx(node) else None
+        value = node.inputs[0] if node is not None and rule is not None and rule.role is Role.SAME else None
+    return graph.name_of(value) if value is not None else ""
 
 
 def _may_vanish(name: str, state: State) -> bool:

@@ -12,6 +12,7 @@ SOURCE = "(float[1,3,6,6] x) => (float[1,4,6,6] y) {{ c = Conv(x, w) {divides} }
 DIVIDES = {
     "by itself": "y = Div(c, c)",
     "moved": "t = Transpose<perm = [0, 1, 3, 2]>(c) s = Transpose<perm = [0, 1, 3, 2]>(t) y = Div(c, s)",
+    "the second part": "f, s = Split<axis = 3>(r, sizes) d = Div(f, s) y = Concat<axis = 3>(d, f)",
     "reciprocal": "y = Reciprocal(c)",
     "with an epsilon": "a = Relu(c) b = Add(a, tiny) y = Div(a, b)",
 }
@@ -26,7 +27,12 @@ def converted(bench, divides, mode="full-integer", **constants):
 @pytest.mark.parametrize("mode", ["full-integer", "16x8"])
 @pytest.mark.parametrize("case", DIVIDES)
 def test_a_divisor_is_not_rounded_to_zero(bench, case, mode):
-    model, made = converted(bench, DIVIDES[case], mode, **({"tiny": 1e-6} if "tiny" in DIVIDES[case] else {}))
+    needed = {"tiny": 1e-6, "sizes": np.array([3, 3])}
+    needed = {n: value for n, value in needed.items() if n in DIVIDES[case]}
+    divides = DIVIDES[case] if "r," not in DIVIDES[case] else f"p = Relu(c) r = Add(p, shift) {DIVIDES[case]}"
+    if "shift" in divides:  # the first part is far from 0, the second is not
+        needed["shift"] = np.array([9, 9, 9, 1e-6, 1e-6, 1e-6], np.float32)
+    model, made = converted(bench, divides, mode, **needed)
     for feed in made.feeds:
         assert np.isfinite(run(model, feed)["y"]).all()
         assert np.isfinite(made.run(feed)["y"]).all()

@@ -193,3 +193,23 @@ def grids(*ends):
     """Grids of uint8 from 0 to each end."""
     spec = QuantSpec(UINT8, symmetric=False)
     return tuple(affine.choose_params(0.0, end, spec) for end in ends)
+
+
+def test_what_no_later_product_reads_is_not_cut_off():
+    state = calibrated(CHAIN, rows(outlier=300), **weights())
+    names = {t.name for t in range_trials._trials(state)}
+    assert "x" in names
+    assert "y" not in names
+
+
+@pytest.mark.parametrize(("share", "taken"), [(0.94, False), (1e-9, True)])
+def test_a_finer_range_has_to_leave_as_much_less_noise(monkeypatch, share, taken):
+    """An outlier of 300 is cut to a hundredth: 0.94 of the noise is no proof of that."""
+
+    def noises(_state, trials, _samples, _tick):
+        return [[1.0] + [share] * (len(t.grids) - 1) for t in trials]
+
+    monkeypatch.setattr(range_trials, "_noises", noises)
+    monkeypatch.setattr(range_trials, "together", lambda _model, _sites, choice, _samples, _threads: choice)
+    state = calibrated(CHAIN, rows(outlier=300), **weights())
+    assert bool(range_trials.picked(state, quiet).methods) is taken
