@@ -91,8 +91,12 @@ def is_linear(node: ir.Node) -> bool:
         return False
     weight, bias = graph.real_constant(graph.input_at(node, 1)), graph.input_at(node, 2)
     plain = all(graph.float_attribute(node, a, 1.0) == 1.0 for a in ("alpha", "beta"))
-    if weight is None or weight.dtype != np.float32 or weight.ndim < 2:
-        return False
+    if (
+        weight is None
+        or weight.dtype != np.float32
+        or (weight.ndim < 3 if node.op_type == "Conv" else weight.ndim != 2)
+    ):
+        return False  # of stacked matrices each has channels of its own
     return plain and (bias is None or graph.is_constant(bias))
 
 

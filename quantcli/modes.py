@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +12,7 @@ from quantcli.errors import RecipeError, UsageError, did_you_mean
 from quantcli.settings import with_overrides
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator
 
 
 def names() -> list[str]:
@@ -18,12 +20,9 @@ def names() -> list[str]:
     return sorted(p.stem for p in _folder("configs").glob("*.yaml"))
 
 
-def mappings() -> dict[str, Mapping[str, object]]:
-    """Return the unresolved mapping of every mode."""
-    return {
-        p.stem: recipe_reader.load_mapping(p.read_text("utf-8"), where=p.name)
-        for p in _folder("configs").glob("*.yaml")
-    }
+def mappings() -> Mapping[str, Mapping[str, object]]:
+    """Return the unresolved mapping of every mode; each is read when it is asked for."""
+    return _Shipped(_folder("configs"))
 
 
 def preset_names() -> list[str]:
@@ -88,3 +87,24 @@ def sample_folder() -> Path:
 def _folder(name: str) -> Path:
     here = Path(__file__).resolve().parent
     return next((f for f in (here / name, here.parent / name) if f.is_dir()), here / name)
+
+
+class _Shipped(Mapping[str, Mapping[str, object]]):
+    """The modes of a folder by name: most commands need one or two of them, and YAML is slow to read."""
+
+    def __init__(self, folder: Path) -> None:
+        self._paths = {p.stem: p for p in sorted(folder.glob("*.yaml"))}
+
+    def __getitem__(self, name: str) -> Mapping[str, object]:
+        return _read(self._paths[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._paths)
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+
+@cache
+def _read(path: Path) -> Mapping[str, object]:
+    return recipe_reader.load_mapping(path.read_text("utf-8"), where=path.name)

@@ -5,6 +5,7 @@ The result does not depend on the order of the samples: sums are exact, histogra
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
@@ -12,7 +13,7 @@ import numpy as np
 
 from quantcli import histograms
 from quantcli.errors import InternalError
-from quantcli.quant import NOTHING_SEEN, SUM_UNIT, Histogram, TensorStats
+from quantcli.quant import SUM_UNIT, Histogram, TensorStats
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -35,7 +36,11 @@ class ExtremesObserver:
     """
 
     each_sample: bool = False
-    _stats: TensorStats = field(default=NOTHING_SEEN)
+    _seen: _Extremes = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Begin with nothing seen."""
+        self._seen = _Extremes(self.each_sample)
 
     @property
     def kind(self) -> str:
@@ -44,23 +49,22 @@ class ExtremesObserver:
 
     def observe(self, values: npt.NDArray[np.floating]) -> None:
         """Take in the values of one sample."""
-        found = _extremes(np.asarray(values, np.float32))
-        self._stats = self._stats.merge(_summed(found) if self.each_sample else found)
+        self._seen.add(np.asarray(values, np.float32))
 
     def stats(self) -> TensorStats:
         """Return what was seen so far."""
-        return self._stats
+        return self._seen.stats()
 
     def merge(self, other: ExtremesObserver) -> None:
         """Take in what another observer saw."""
-        self._stats = self._stats.merge(other.stats())
+        self._seen = _Extremes.of(self.stats().merge(other.stats()))
 
 
 @dataclass(slots=True)
 class HistogramObserver:
     """Keeps, beside the extremes and their sums, a histogram of values at fixed, evenly spread positions."""
 
-    _stats: TensorStats = field(default=NOTHING_SEEN)
+    _seen: _Extremes = field(default_factory=lambda: _Extremes(each_sample=True))
     _histogram: Histogram | None = None
 
     @property
@@ -71,30 +75,29 @@ class HistogramObserver:
     def observe(self, values: npt.NDArray[np.floating]) -> None:
         """Take in the values of one sample."""
         seen = np.asarray(values, np.float32)
-        found = _extremes(seen)
-        self._stats = self._stats.merge(_summed(found))
-        if not found.count:
+        finite = self._seen.add(seen)
+        if not finite:
             return
-        room, old = histograms.empty(self._stats.min, self._stats.max), self._histogram
+        room, old = histograms.empty(self._seen.low, self._seen.high), self._histogram
         if old is not None:
             fits = (old.exponent, old.start, old.end) == (room.exponent, room.start, room.end)
             room = old if fits else old.merge(room)
         some = histograms.spread(seen)
-        histograms.count_into(room, some[np.isfinite(some)] if found.not_finite else some)
+        histograms.count_into(room, some if finite == seen.size else some[np.isfinite(some)])
         self._histogram = room
 
     def stats(self) -> TensorStats:
         """Return what was seen so far."""
         if self._histogram is None:
-            return self._stats
+            return self._seen.stats()
         counts = self._histogram.counts.copy()  # those of the observer go on counting
         counts.setflags(write=False)
-        return replace(self._stats, histogram=replace(self._histogram, counts=counts))
+        return replace(self._seen.stats(), histogram=replace(self._histogram, counts=counts))
 
     def merge(self, other: HistogramObserver) -> None:
         """Take in what another observer saw."""
         both = self.stats().merge(other.stats())
-        self._stats, self._histogram = replace(both, histogram=None), both.histogram
+        self._seen, self._histogram = _Extremes.of(both), both.histogram
 
 
 def require_sums(stats: TensorStats) -> int:
@@ -119,21 +122,54 @@ def require_histogram(stats: TensorStats) -> Histogram:
     return stats.histogram
 
 
-def _extremes(seen: npt.NDArray[np.float32]) -> TensorStats:
+@dataclass(slots=True)
+class _Extremes:
+    """Counts and extremes that grow; statistics made anew for every sample would cost more than the looking."""
+
+    each_sample: bool
+    count: int = 0
+    low: float = math.inf
+    high: float = -math.inf
+    not_finite: int = 0
+    samples: int = 0
+    low_sum: int = 0
+    high_sum: int = 0
+
+    @classmethod
+    def of(cls, stats: TensorStats) -> _Extremes:
+        """Return those of statistics."""
+        sums = stats.samples, stats.low_sum, stats.high_sum
+        return cls(stats.samples > 0, stats.count, stats.min, stats.max, stats.not_finite, *sums)
+
+    def add(self, seen: npt.NDArray[np.float32]) -> int:
+        """Take in the values of one sample, and return how many of them are finite."""
+        count, low, high = _finite(seen)
+        self.not_finite += seen.size - count
+        if not count:
+            return 0
+        self.count += count
+        self.low, self.high = min(self.low, low), max(self.high, high)
+        if self.each_sample:
+            self.samples += 1
+            self.low_sum += int(low * 2.0**SUM_UNIT)
+            self.high_sum += int(high * 2.0**SUM_UNIT)
+        return count
+
+    def stats(self) -> TensorStats:
+        """Return them as statistics."""
+        sums = self.samples, self.low_sum, self.high_sum
+        return TensorStats(self.count, self.low, self.high, self.not_finite, *sums)
+
+
+def _finite(seen: npt.NDArray[np.float32]) -> tuple[int, float, float]:
+    """Return how many values are finite, and the smallest and largest of them."""
     if seen.size == 0:
-        return NOTHING_SEEN
-    low, high, broken = seen.min(), seen.max(), 0
-    if not (np.isfinite(low) and np.isfinite(high)):
+        return 0, math.inf, -math.inf
+    low, high, count = float(seen.min()), float(seen.max()), seen.size
+    if not (math.isfinite(low) and math.isfinite(high)):
         finite = seen[np.isfinite(seen)]
-        broken = seen.size - finite.size
-        if finite.size == 0:
-            return TensorStats(0, np.inf, -np.inf, broken)
-        low, high = finite.min(), finite.max()
-    return TensorStats(seen.size - broken, float(low) + 0.0, float(high) + 0.0, broken)  # + 0.0: there is one zero
-
-
-def _summed(found: TensorStats) -> TensorStats:
-    if not found.count:
-        return found
-    low, high = (int(end * 2.0**SUM_UNIT) for end in (found.min, found.max))
-    return replace(found, samples=1, low_sum=low, high_sum=high)
+        count = finite.size
+        if not count:
+            return 0, math.inf, -math.inf
+        low, high = float(finite.min()), float(finite.max())
+    return count, low + 0.0, high + 0.0  # + 0.0: there is one zero

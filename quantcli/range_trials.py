@@ -149,7 +149,10 @@ def _trials(state: State) -> list[Trial]:
     for group in (*plan.groups, *alone):
         if group & plan.fixed.keys() or not group & read:
             continue
-        offered = _offered(deciding(group, state), state, clamps, scores)
+        members = deciding(group, state)
+        if not any(isinstance(state.ranging.of(name), OfMethods) for name in members):
+            continue
+        offered = _offered(members, state, clamps, scores)
         spec = plan.activations[min(group)]
         if len(offered) > 1:
             grids = tuple(affine.choose_params(*ends, spec) for ends in offered.values())

@@ -40,3 +40,10 @@ def test_half_precision_is_left_alone():
     source = SOURCE.replace("float[", "float16[")
     half = models.weight(2, 2, 1, 1).astype(np.float16)
     assert chains_of(source, w=half, v=half) == []
+
+
+@pytest.mark.parametrize(("maker", "reader"), [((2, 3), (1, 1, 3, 3)), ((1, 2, 3), (3, 3)), ((2, 2, 3), (2, 3, 3))])
+def test_stacked_matrices_have_channels_of_their_own(maker, reader):
+    source = "(float[1,2,4,2] x) => (y) { a = MatMul(x, w) r = Relu(a) y = MatMul(r, v) }"
+    assert chains_of(source, w=models.weight(*maker), v=models.weight(*reader)) == []
+    assert chains_of(source, w=models.weight(2, 3), v=models.weight(3, 3)) == [(["a"], ["r"])]

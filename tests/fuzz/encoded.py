@@ -42,7 +42,8 @@ def steps_off(c: Converted, feed: Mapping[str, np.ndarray], *, optimize: bool) -
     near = [{n: np.asarray(x + np.float32(nudge * c.grids[n].scale)) for n, x in made.items()} for nudge in NUDGES]
     real = [run_session(loaded, _still_fed(model, {**feed, **n})) for n in near]
     floats = _floats(c, feed, made, optimize=optimize)  # what one float operator hands to the next
-    real.append(run_session(loaded, _still_fed(model, {**made, **floats, **feed})))
+    floats |= {n: feed[n] for n, x in _fed(c, feed).items() if x.dtype.kind == "f"}
+    real.append(run_session(loaded, _still_fed(model, {**feed, **made, **floats})))
     found = {n: _off(made[n], [r[raw[n]] for r in real], c.grids[n]) for n in raw}
     results = c.run(feed, optimize=optimize)
     if any(n.op_type.startswith("Dynamic") for n in c.model.graph.node):  # gates round their inputs at run time
@@ -181,8 +182,8 @@ def _give_constants(c: Converted, model: ModelProto) -> None:
         array = _written(c, tensor.name)
         if array is None:
             continue
-        kept, as_activation = c.constants.get(tensor.name), _as_activation(c, tensor)
-        both = kept is not None and kept.dtype == np.float32
+        as_activation, plain = _as_activation(c, tensor), numpy_helper.to_array(tensor)
+        both = any(a.dtype == np.float32 and np.array_equal(a, plain) for a in c.constants.values())
         if both or as_activation is not None:
             read = array if as_activation is None else as_activation
             own.append(numpy_helper.from_array(read, f"{tensor.name}__on its grid"))
