@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Running sums over pairs of arrays (reference, other); ``add`` returns the sums with one more pair."""
+    """Running sums over pairs of arrays (reference, other); ``add`` returns the sums with one more pair.
+
+    The sum of fourth powers tells rare, large errors from many small ones that have the same sum of squares.
+    """
 
     signal: float = 0.0
     noise: float = 0.0
@@ -22,6 +25,7 @@ class Comparison:
     product: float = 0.0
     largest: float = 0.0
     count: int = 0
+    fourth: float = 0.0
 
     def add(self, reference: npt.NDArray[np.generic], other: npt.NDArray[np.generic]) -> Comparison:
         """Take in one pair of arrays of equal shape."""
@@ -31,6 +35,7 @@ class Comparison:
         broken = float("inf") if np.any(~known & ~same) else 0.0
         a, b = a[known], b[known]
         error = a - b
+        square = error * error
         return Comparison(
             self.signal + float(a @ a),
             self.noise + float(error @ error) + broken,
@@ -38,6 +43,7 @@ class Comparison:
             self.product + float(a @ b),
             max(self.largest, broken, float(np.abs(error).max(initial=0.0))),
             self.count + a.size,
+            self.fourth + float(square @ square) + broken,
         )
 
     @property

@@ -1,7 +1,8 @@
 """Do ranges that were chosen tensor by tensor serve the model together?
 
 The float model is run with all of the tensors rounded to their grids at once: errors of ranges that cut off point the
-same way, and add up where those of rounding cancel.
+same way, and add up where those of rounding cancel. No result may lose, neither in the sum of squared errors nor in the
+sum of their squares: what is cut off may be all that a rare thing shows by, such as a face.
 """
 
 from __future__ import annotations
@@ -28,37 +29,42 @@ PROOF: Final = 40  # one run in so many of those that the trials take, for each 
 def together(
     model: ir.Model,
     sites: Sequence[Site],
-    choice: Mapping[int, int],
+    choices: Sequence[Mapping[int, int]],
     samples: Iterable[Mapping[str, npt.NDArray[np.generic]]],
     threads: int,
 ) -> dict[int, int]:
-    """Return the choice, or nothing where the results are further from float with all of it than with none.
+    """Return the first of several choices with which no result is further from float than with none.
 
-    Then what was seen of single tensors is no evidence for any of them.
+    Where there is no such choice, what was seen of single tensors is no evidence for any of them: nothing is returned.
 
     Args:
         model: The float model.
         sites: What is rounded.
-        choice: By place of a site, number of the grid where it is not the first.
+        choices: By place of a site, number of the grid where it is not the first.
         samples: To run it on.
         threads: Of onnxruntime.
     """
-    if not choice:
+    choices = [c for i, c in enumerate(choices) if c and c not in choices[:i]]
+    if not choices:
         return {}
     feeds = list(samples)
     session = runtime.load(model, threads=threads)
     floats = [o.name for o in session.outputs if o.is_float32]
     expected = [{n: array for n, array in session.run(feed).items() if n in floats} for feed in feeds]
 
-    def noise(numbers: Mapping[int, int]) -> float:
+    def errors(numbers: Mapping[int, int]) -> list[float]:
         rounded = runtime.load(_rounded(model, sites, numbers), threads=threads)
         total = {n: Comparison() for n in floats}
         for feed, real in zip(feeds, expected, strict=True):
             found = rounded.run(feed)
             total = {n: c.add(real[n], found[n]) for n, c in total.items()}
-        return sum(c.noise / c.signal if c.signal else c.noise for c in total.values())
+        return [power for c in total.values() for power in (c.noise, c.fourth)]
 
-    return dict(choice) if noise(choice) <= noise({}) else {}
+    first = errors({})
+    for choice in choices:
+        if all(chosen <= least for chosen, least in zip(errors(choice), first, strict=True)):
+            return dict(choice)
+    return {}
 
 
 def _rounded(model: ir.Model, sites: Sequence[Site], numbers: Mapping[int, int]) -> ir.Model:

@@ -1,7 +1,8 @@
 """Which of several ranges of a tensor does the model's results least harm? Tried on samples, one tensor at a time.
 
 Everything behind the tensor is run by itself, in float, on what the float model gives: once for each range, with the
-tensor rounded to the grid of that range. The harm is the noise of the results over their signal.
+tensor rounded to the grid of that range. The harm is the noise of the results over their signal. A range that leaves
+less noise of fewer but larger errors, as their fourth powers tell, is doubtful: it is the first to be left out.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 import onnx_ir as ir
@@ -17,6 +18,7 @@ import onnx_ir as ir
 from quantcli import affine, graph, runtime
 from quantcli.errors import StatisticsError
 from quantcli.masks import bottomless
+from quantcli.metrics import Comparison
 from quantcli.range_proof import PROOF, together
 from quantcli.ranges import Range, chosen, clamps_of, clipped, deciding, observed, stats_of
 from quantcli.spool import spool_all
@@ -64,6 +66,13 @@ class Picked:
     ranges: Mapping[str, Range] = field(default_factory=dict)
     methods: Mapping[str, str] = field(default_factory=dict)
     untried: int = 0
+
+
+class Harm(NamedTuple):
+    """Mean over the results of the sum of squared errors, and of the root of that of their squares, over the signal."""
+
+    noise: float
+    peaks: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,20 +132,22 @@ def _best(state: State, trials: Sequence[Trial], samples: RepresentativeDataset,
     runs = int(np.clip(ACTIVATIONS // max(elements, 1), RUNS, 20 * RUNS))
     count = int(np.clip(2 * runs // sum(len(t.grids) for t in trials), *SAMPLES))
     feeds = list(samples.take(count))
-    halves = [_noises(state, trials, feeds[i::2], tick) for i in range(2 if len(feeds) > 1 else 1)]
-    best: dict[int, int] = {}
-    for index, noises in enumerate(zip(*halves, strict=True)):
-        told = [n for n in noises if n is not None]
+    halves = [_harms(state, trials, feeds[i::2], tick) for i in range(2 if len(feeds) > 1 else 1)]
+    best, doubtful = dict[int, int](), set[int]()
+    for index, harms in enumerate(zip(*halves, strict=True)):
+        told = [h for h in harms if h is not None]
         if len(told) < len(halves):
             continue
         steps = [float(g.scale) for g in trials[index].grids]
-        number = int(np.argmin(told[0]))
-        share = max(n[number] / n[0] if n[0] else 1.0 for n in told)
+        number = min(range(len(steps)), key=[h.noise for h in told[0]].__getitem__)
+        share = max(h[number].noise / h[0].noise if h[0].noise else 1.0 for h in told)
         if share <= GAIN * steps[number] / steps[0]:
             best[index] = number
+            doubtful |= {index} if any(h[number].peaks > h[0].peaks for h in told) else set()
     sites = [(_Behind(state.model, t).sources, t.grids) for t in trials]
     proof = samples.take(int(np.clip(runs // PROOF, *SAMPLES)) * 2)
-    kept = together(state.model, sites, best, proof, state.threads)
+    choices = [best, {i: number for i, number in best.items() if i not in doubtful}]
+    kept = together(state.model, sites, choices, proof, state.threads)
     return [kept.get(i, 0) for i in range(len(trials))]
 
 
@@ -203,16 +214,16 @@ def _apart(a: Range, b: Range) -> float:
     return max(abs(min(a[0], 0.0) - min(b[0], 0.0)), abs(max(a[1], 0.0) - max(b[1], 0.0)))
 
 
-def _noises(
+def _harms(
     state: State, trials: Sequence[Trial], samples: Iterable[Mapping[str, Array]], tick: Tick
-) -> list[list[float] | None]:
+) -> list[list[Harm] | None]:
     """Run the float model once per sample, and what is behind each tensor once per sample and grid."""
     behind = [_Behind(state.model, trial) for trial in trials]
     read = dict.fromkeys(n for b in behind for n in (*b.read, *b.results))
     found = []
     with _spooled(state, list(read), samples) as spools:
         for done, each in enumerate(behind, 1):
-            found.append(each.noises(spools, state.threads))
+            found.append(each.harms(spools, state.threads))
             tick(done, len(behind))
     return found
 
@@ -237,23 +248,24 @@ class _Behind:
         ends = [graph.name_of(v) for v in model.graph.outputs if v.dtype is None or v.dtype.is_floating_point()]
         self.results = [n for n in ends if n in changed]
 
-    def noises(self, spools: Mapping[str, Spool], threads: int) -> list[float] | None:
-        """Return, for each grid, the mean over the results of noise over signal; None where nothing can be told."""
+    def harms(self, spools: Mapping[str, Spool], threads: int) -> list[Harm] | None:
+        """Return, for each grid, how far the results are off; None where nothing can be told."""
         computed = [n for n in self.results if n not in self.sources]
         session = self._session(computed, spools, threads) if computed else None
-        grids = self._trial.grids
-        noise, signal = np.zeros((len(grids), len(self.results))), np.zeros(len(self.results))
+        total = [[Comparison() for _ in self.results] for _ in self._trial.grids]
         names = list(dict.fromkeys([*self.read, *self.results]))
         for arrays in zip(*(spools[n] for n in names), strict=True):
             known = dict(zip(names, arrays, strict=True))
             feed = {n: known[n] for n in self.read}
-            signal += [_square(known[n]) for n in self.results]
-            for row, grid in enumerate(grids):
+            for row, grid in enumerate(self._trial.grids):
                 rounded = {n: _rounded(known[n], grid) for n in self.sources}
                 got = {**rounded, **(session.run({**feed, **rounded}) if session else {})}
-                noise[row] += [_square(known[n].astype(np.float32) - got[n]) for n in self.results]
+                total[row] = [c.add(known[n], got[n]) for c, n in zip(total[row], self.results, strict=True)]
+        signal = np.array([c.signal for c in total[0]])
+        noise, fourth = (np.array([[getattr(c, a) for c in row] for row in total]) for a in ("noise", "fourth"))
         kept = (signal > 0) & np.isfinite(signal) & np.isfinite(noise).all(axis=0)
-        return [float(x) for x in (noise[:, kept] / signal[kept]).mean(axis=1)] if kept.any() else None
+        means = ((each[:, kept] / signal[kept]).mean(axis=1) for each in (noise, np.sqrt(fourth)))
+        return [Harm(float(n), float(p)) for n, p in zip(*means, strict=True)] if kept.any() else None
 
     def _session(self, outputs: Sequence[str], spools: Mapping[str, Spool], threads: int) -> runtime.Session:
         fed = {}
@@ -276,11 +288,6 @@ def _rounded(values: Array, grid: QuantParams) -> npt.NDArray[np.float32]:
     steps = np.rint(values.astype(np.float32, copy=False) / scale)
     np.clip(steps, grid.spec.qmin - zero, grid.spec.qmax - zero, out=steps)
     return np.asarray(steps * scale, np.float32)
-
-
-def _square(values: Array) -> float:
-    flat = values.ravel().astype(np.float64)
-    return float(flat @ flat)
 
 
 @contextmanager
