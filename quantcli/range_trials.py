@@ -15,24 +15,24 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 import onnx_ir as ir
 
-from quantcli import affine, graph, runtime
+from quantcli import graph, runtime
 from quantcli.errors import StatisticsError
-from quantcli.masks import bottomless
 from quantcli.metrics import Comparison
+from quantcli.range_offers import offered
 from quantcli.range_proof import PROOF, together
-from quantcli.ranges import Range, chosen, clamps_of, clipped, deciding, observed, stats_of
+from quantcli.ranges import Range
 from quantcli.spool import spool_all
-from quantcli.state import OfMethods
 from quantcli.submodel import outer_reads, sub_model
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     import numpy.typing as npt
 
     from quantcli.data import RepresentativeDataset
     from quantcli.observations import Subject
     from quantcli.quant import QuantParams
+    from quantcli.range_offers import Trial
     from quantcli.spool import Spool
     from quantcli.state import State, Tick
 
@@ -40,10 +40,8 @@ if TYPE_CHECKING:
 
 SAMPLES: Final = (2, 64)  # at least and at most
 RUNS: Final = 400  # of the whole model, about, in all: what is behind a tensor is half of it in the mean
-ACTIVATIONS: Final = 500_000_000  # in all runs; a small model can afford more of them
 MOST_TRIALS: Final = RUNS // SAMPLES[0] * 2
-NEAR: Final = 0.02
-"""Ranges whose ends differ by less than this share of the whole have grids that round nearly alike."""
+ACTIVATIONS: Final = 500_000_000  # in all runs; a small model can afford more of them
 
 GAIN: Final = 0.95
 """Another range than the first is taken if it leaves at most this share of the noise on each half of the samples.
@@ -75,30 +73,13 @@ class Harm(NamedTuple):
     peaks: float
 
 
-@dataclass(frozen=True, slots=True)
-class Trial:
-    """Tensors that share one grid, and the ranges it could have.
-
-    Attributes:
-        name: Of the first tensor.
-        group: All of the tensors.
-        ranges: By method; the first stands until another beats it.
-        grids: Of the ranges, in the same order.
-    """
-
-    name: str
-    group: frozenset[str]
-    ranges: Mapping[str, Range]
-    grids: tuple[QuantParams, ...]
-
-
 def picked(state: State, tick: Tick) -> Picked:
     """Return the ranges of all tensors whose calibrator offers several, tried on samples that are spread over all.
 
     What serves each tensor by itself on one half of the samples and is confirmed on the other must serve all together
     as well: errors of ranges that cut off add up. Otherwise all stay as they were seen.
     """
-    trials, seen = _trials(state), state.observations
+    trials, seen = offered(state, MOST_TRIALS), state.observations
     unknown = seen is None or (state.stand_in and state.observed is None)
     if not trials or seen is None or unknown or runtime.is_large(state.model):
         return Picked(untried=len(trials))
@@ -149,69 +130,6 @@ def _best(state: State, trials: Sequence[Trial], samples: RepresentativeDataset,
     choices = [best, {i: number for i, number in best.items() if i not in doubtful}]
     kept = together(state.model, sites, choices, proof, state.threads)
     return [kept.get(i, 0) for i in range(len(trials))]
-
-
-def _trials(state: State) -> list[Trial]:
-    """Return the groups with more than one range, those with most to gain first where they are too many."""
-    plan, clamps, read = state.plan, clamps_of(state.plan), _before_products(state)
-    scores = bottomless(list(state.model.graph))
-    alone = [frozenset({n}) for n in plan.activations if not any(n in g for g in plan.groups)]
-    found = []
-    for group in (*plan.groups, *alone):
-        if group & plan.fixed.keys() or not group & read:
-            continue
-        members = deciding(group, state)
-        if not any(isinstance(state.ranging.of(name), OfMethods) for name in members):
-            continue
-        offered = _offered(members, state, clamps, scores)
-        spec = plan.activations[min(group)]
-        if len(offered) > 1:
-            grids = tuple(affine.choose_params(*ends, spec) for ends in offered.values())
-            found.append(Trial(min(group), group, offered, grids))
-    found.sort(key=lambda t: (-len(t.grids), t.name))
-    return found[:MOST_TRIALS]
-
-
-def _before_products(state: State) -> set[str]:
-    """Return the tensors that a linear operator reads, now or later: of others the largest values are the result."""
-    linear = {u.node for u in state.plan.units if u.weight is not None or u.lowering == "product"}
-    found: set[str] = set()
-    for node in reversed(list(state.model.graph)):
-        if graph.node_name(node) in linear or any(graph.name_of(v) in found for v in node.outputs):
-            found.update(graph.name_of(v) for v in outer_reads(node))
-    return found
-
-
-def _offered(
-    members: Sequence[str], state: State, clamps: Mapping[str, Range], scores: Container[str]
-) -> dict[str, Range]:
-    """Return the ranges of a group by method, without those that are near one before."""
-    values = graph.named_values(state.model.graph)
-    each: list[Mapping[str, Range]] = []
-    for name in members:
-        choice = state.ranging.of(name)
-        stats = stats_of(name, values, state)
-        known = observed(name, choice, state) if isinstance(choice, OfMethods) and stats.count else None
-        if isinstance(choice, OfMethods) and known is not None and known.count:  # none: a constant of infinities
-            ranges = choice.candidates(known, state.plan.activations[name])
-            first = dict(list(ranges.items())[:1])  # of scores: two that were cut off alike are told apart no more
-            each.append(first if name in scores else ranges)
-        else:
-            each.append({"": chosen([name], state)[name]})
-    offered: dict[str, Range] = {}
-    for method in dict.fromkeys(m for ranges in each for m in ranges if len(ranges) > 1):
-        own = [ranges.get(method, next(iter(ranges.values()))) for ranges in each]
-        cut = [clipped(r, clamps.get(n)) for n, r in zip(members, own, strict=True)]
-        ends = min(low for low, _ in cut), max(high for _, high in cut)
-        whole = next(iter(offered.values()), ends)
-        width = NEAR * (max(whole[1], 0.0) - min(whole[0], 0.0))
-        if all(_apart(ends, other) > width for other in offered.values()):
-            offered[method] = ends
-    return offered
-
-
-def _apart(a: Range, b: Range) -> float:
-    return max(abs(min(a[0], 0.0) - min(b[0], 0.0)), abs(max(a[1], 0.0) - max(b[1], 0.0)))
 
 
 def _harms(

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from quantcli import affine, graph, modes, plugins, range_proof, range_trials
+from quantcli import affine, graph, modes, plugins, range_offers, range_proof, range_trials
 from quantcli.data import InputSpec, from_arrays
 from quantcli.dtypes import UINT8
 from quantcli.passes.assign import Assign
@@ -74,7 +74,7 @@ def noise_of(state, name, ends):
 def test_the_noise_is_that_of_the_results(monkeypatch, name):
     monkeypatch.setattr(range_trials, "SAMPLES", (64, 64))
     state = calibrated(CHAIN, rows(outlier=30), **weights())
-    (trial,) = [t for t in range_trials._trials(state) if t.name == name]
+    (trial,) = [t for t in range_offers.offered(state, 100) if t.name == name]
     (found,) = range_trials._harms(state, [trial], state.data, quiet)
     expected = [noise_of(state, name, ends) for ends in trial.ranges.values()]
     np.testing.assert_allclose([h.noise for h in found], expected, rtol=1e-3)
@@ -108,7 +108,7 @@ def test_an_outlier_that_the_result_is_made_of_stays():
 
 def test_ranges_that_are_near_each_other_are_not_tried():
     feeds = [{"x": np.linspace(-1, 1, 6, dtype=F32)[None]} for _ in range(8)]
-    assert range_trials._trials(calibrated(CHAIN, feeds, **weights())) == []
+    assert range_offers.offered(calibrated(CHAIN, feeds, **weights()), 100) == []
 
 
 def test_tensors_that_share_a_grid_are_tried_together():
@@ -116,7 +116,7 @@ def test_tensors_that_share_a_grid_are_tried_together():
               "{ p = MaxPool<kernel_shape=[2,2], strides=[2,2]>(x) y = Conv(p, w) }")  # fmt: skip
     array = np.random.default_rng(0).standard_t(2, (32, 2, 8, 8)).astype(F32)
     state = calibrated(source, [{"x": a[None]} for a in array], w=models.weight(3, 2, 1, 1))
-    (trial,) = [t for t in range_trials._trials(state) if "x" in t.group]
+    (trial,) = [t for t in range_offers.offered(state, 100) if "x" in t.group]
     assert trial.group == {"x", "p"}
     assert range_trials._Behind(state.model, trial).sources == ["x"]
     tensors = Assign()(state, quiet).encodings.tensors
@@ -131,7 +131,7 @@ def test_only_tensors_whose_calibrator_offers_several_are_tried():
 def test_without_samples_the_error_of_the_tensor_decides():
     state = calibrated(CHAIN, rows(outlier=300), **weights())
     for alone in (replace(state, data=None), replace(state, stand_in=True)):
-        count = len(range_trials._trials(state))
+        count = len(range_offers.offered(state, 100))
         assert range_trials.picked(alone, quiet) == range_trials.Picked(untried=count)
         done = Assign()(alone, quiet)
         assert done.encodings.tensors["x"].high <= state.stats["x"].max * 1.001
@@ -152,7 +152,7 @@ def test_the_low_end_of_scores_stays():
 def test_a_tensor_is_tried_in_its_own_grid():
     state = calibrated(CHAIN, rows(outlier=300), mode="16x8", **weights())
     picked = range_trials.picked(state, quiet)
-    assert all(t.grids[0].spec.dtype.name == "int16" for t in range_trials._trials(state))
+    assert all(t.grids[0].spec.dtype.name == "int16" for t in range_offers.offered(state, 100))
     assert "x" not in picked.methods
 
 
@@ -222,7 +222,7 @@ def grids(*ends):
 
 def test_what_no_later_product_reads_is_not_cut_off():
     state = calibrated(CHAIN, rows(outlier=300), **weights())
-    names = {t.name for t in range_trials._trials(state)}
+    names = {t.name for t in range_offers.offered(state, 100)}
     assert "x" in names
     assert "y" not in names
 

@@ -35,7 +35,7 @@ class Adaround:
         follow: Whether weights make up for what earlier operators lost, where samples held out confirm it.
     """
 
-    samples: int = 64
+    samples: int = 32
     rows: int = 16384
     largest: int = 4608
     iterations: int = 300

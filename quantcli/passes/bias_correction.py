@@ -27,7 +27,7 @@ class BiasCorrection:
         rounds: Fixed-point iterations; a second one matters where an absorbed activation clips.
     """
 
-    samples: int = 64
+    samples: int = 32
     rounds: int = 3
     needs: ClassVar[frozenset[str]] = frozenset({"quantized", "data"})
     gives: ClassVar[frozenset[str]] = frozenset()

@@ -31,7 +31,7 @@ class Gptq:
         follow: Whether weights make up for what earlier operators lost, where samples held out confirm it.
     """
 
-    samples: int = 64
+    samples: int = 32
     rows: int = 16384
     largest: int = 4608
     follow: bool = True
