@@ -214,6 +214,18 @@ def test_no_result_pays_for_another():
     assert range_proof.together(model, sites, [{0: 1, 1: 1}, {1: 1}], [{"a": exact, "b": b}], 1) == {1: 1}
 
 
+@pytest.mark.parametrize(("better", "taken"), [(5, True), (4, True), (3, False)])
+def test_nearly_every_sample_must_gain(better, taken):
+    """One sample of large errors outweighs four others in the sum."""
+    model = ir.from_proto(models.text("(float[N] a) => (float[N] y) { y = Neg(a) }"))
+    graph.name_everything(model)
+    coarse, fine = grids(8.0, 3.0)
+    gains = np.linspace(0, 2.9, 1000, dtype=F32)
+    loses = affine.fake_quantize(gains[:50], coarse)
+    feeds = [{"a": gains}] * better + [{"a": loses}] * (5 - better)
+    assert range_proof.together(model, [(["a"], (coarse, fine))], [{0: 1}], feeds, 1) == ({0: 1} if taken else {})
+
+
 def grids(*ends):
     """Grids of uint8 from 0 to each end."""
     spec = QuantSpec(UINT8, symmetric=False)
