@@ -151,8 +151,10 @@ class _Behind:
 
     def __init__(self, model: ir.Model, trial: Trial) -> None:
         self._model, self._trial = model, trial
+        values = graph.named_values(model.graph)
         makers = {graph.name_of(v): n for n in model.graph for v in n.outputs if v.name}
-        self.sources = [n for n in sorted(trial.group) if not _follows(makers.get(n), trial.group)]
+        fixed = {n for n in trial.group if graph.is_constant(values[n])}  # such as a table beside what is taken from it
+        self.sources = [n for n in sorted(trial.group - fixed) if not _follows(makers.get(n), trial.group)]
         own = {makers[n] for n in self.sources if n in makers}
         changed = set(self.sources)
         self.nodes: list[ir.Node] = []

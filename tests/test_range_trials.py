@@ -123,6 +123,16 @@ def test_tensors_that_share_a_grid_are_tried_together():
     assert tensors["x"].same_as(tensors["p"])
 
 
+def test_a_constant_beside_what_is_made_of_it_is_not_computed():
+    """A table shares the grid of what is taken from it."""
+    source = "(float[N,6] x) => (float[N,6] y) { e = Mul(x, t) y = MatMul(e, w) }"
+    state = calibrated(source, rows(), t=models.weight(6, seed=3), w=models.weight(6, 6))
+    trial = range_offers.Trial("e", frozenset({"e", "t"}), {"minmax": (0.0, 8.0), "mse": (0.0, 4.0)}, grids(8.0, 4.0))
+    assert range_trials._Behind(state.model, trial).sources == ["e"]
+    (found,) = range_trials._harms(state, [trial], state.data, quiet)
+    assert len(found) == 2
+
+
 def test_only_tensors_whose_calibrator_offers_several_are_tried():
     state = calibrated(CHAIN, rows(outlier=300), calibrate=Calibrate(), **weights())
     assert range_trials.picked(state, quiet) == range_trials.Picked()
