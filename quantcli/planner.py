@@ -71,7 +71,7 @@ def _candidates(
             regions.update({graph.node_name(m): part for m in part.members})
     for node in nodes:
         name = graph.node_name(node)
-        if name in draft.absorbed:
+        if name in draft.absorbed or name in draft.skipped:  # it belongs to an operator that was decided on before
             continue
         if name in kept_float:
             draft.skipped[name] = kept_float[name]
