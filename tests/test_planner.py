@@ -311,3 +311,12 @@ def test_data_movement_between_integer_operators_stays_integer():
         w=weight(8, 16), e=weight(8, 8),
     )  # fmt: skip
     assert units(planned(model, "full-integer")).keys() >= {"m", "p", "n", "o"}
+
+
+@pytest.mark.parametrize("arguments", PLANS.values(), ids=PLANS)
+def test_what_an_operator_that_stays_float_had_absorbed_has_one_fate(arguments):
+    """Found by a random graph: a Relu behind a Div of two activations."""
+    source = """(float[1,4,4,4] a, float[1,4,4,4] b) => (float[1,4,4,4] y) {
+      [n0] q = Div(a, b) [n1] c = Conv<kernel_shape = [1, 1]>(a, w) [n2] y = Relu(q) }"""
+    model = models.text(source, w=models.weight(4, 4, 1, 1))
+    assert sorted(fates(planned(model, *arguments))) == ["n0", "n1", "n2"]
