@@ -77,6 +77,9 @@ def _peer(model: str, dataset: str, output: str, **options: int | bool | None) -
 
 
 def _calibrate(model: str, dataset: str, **options: str | int) -> int:
+    from quantcli.cli import deferred  # noqa: PLC0415 - as above
+
+    deferred.put_off()  # as the command line does
     import calibrating  # noqa: PLC0415 - as above
 
     return len(calibrating.ranges(Path(model), Path(dataset), **options)) == 0

@@ -8,8 +8,6 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from quantcli import deferral
-
 if TYPE_CHECKING:
     from quantcli.api import Options as Options
     from quantcli.api import Result as Result
@@ -44,9 +42,6 @@ _HOMES = {
     "convert_all": "quantcli.api",
     "convert_signatures": "quantcli.api",
 }
-
-
-deferral.install()
 
 
 def __getattr__(name: str) -> object:
